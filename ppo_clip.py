@@ -1,0 +1,615 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch>=2.6",
+#     "gymnasium[classic-control,box2d,mujoco]>=1.1",
+#     "tyro>=0.9",
+#     "tensorboard>=2.18",
+#     "tqdm>=4.66",
+# ]
+# ///
+"""PPO-clip: proximal policy optimisation with the clipped surrogate.
+
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised by K epochs of minibatch ascent on each rollout's
+
+    L(θ, φ) = E_t[ min( r_t(θ) Â_t, clip(r_t(θ), 1−ε, 1+ε) Â_t ) − c₁ ½ (V_φ(s_t) − R̂_t)² + c₂ H(π_θ(·|s_t)) ]
+
+    with the probability ratio r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t), θ_k the parameters that sampled the rollout.
+
+Algorithm
+    initialise the actor θ and the critic φ
+    repeat until the budget of environment steps is spent
+        run π_θk for T steps in N parallel environments                      collect
+        store log π_θk(a_t|s_t)
+        repeat for K epochs
+            Â_t ← Σ_l (γλ)^l δ_{t+l},  R̂_t ← Â_t + V_φ(s_t)                  gae
+                with δ_t = r_t + γ (1 − terminated_t) V_φ(s_{t+1}) − V_φ(s_t)
+            for each minibatch
+                θ, φ ← one Adam step on −L, its gradient clipped to a norm   ppo_loss
+        merge the rollout's observations into the running statistics
+
+Symbols
+    s_t    obs           (T+1, N, obs_dim)  observations; s_T is where the next rollout starts
+    a_t    action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
+    r_t    reward        (T, N)  divided by the running deviation of the discounted return
+    V_φ    value         (T+1, N)  in the units of the scaled reward
+    Â_t    advantage     (T, N)
+    R̂_t    target        (T, N)  what the value is fitted to
+    r_t(θ) ratio         (B,)  of a minibatch of B of the T·N steps
+    γ, λ   gamma, gae_lambda     ε  clip_coef     c₁  vf_coef     c₂  ent_coef     K  update_epochs
+    m_t    valid         (T, N)  0 where the environment was only being reset; such steps count nowhere
+
+What sets it apart from an advantage actor-critic (one gradient step a rollout): the ratio lets one rollout serve many
+steps, and the clip takes away the gain from moving a probability further than ε from where it was sampled.
+Beyond the paper, each measured to help: the advantages are recomputed with the current critic before every epoch, and
+the Gaussian starts at σ = e^−0.5.
+
+Run
+    python ppo_clip.py --env-id CartPole-v1
+    python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
+    python ppo_clip.py --resume runs/<folder>
+    tensorboard --logdir runs
+
+Papers  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
+        Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", arXiv:1506.02438
+        Andrychowicz et al. 2021, "What Matters In On-Policy Reinforcement Learning?", arXiv:2006.05990
+"""
+
+import contextlib
+import inspect
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+SCRIPT = Path(__file__).stem
+
+
+@dataclass
+class Args:
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
+    env_id: str = "CartPole-v1"
+    """id of the gymnasium environment: vector observations, Discrete or Box actions"""
+    seed: int = 1
+    """seed of the network, the actions and the environments"""
+    total_timesteps: int = 100_000
+    """budget of environment steps, all environments together"""
+    learning_rate: float = 1e-3
+    """Adam's step size"""
+    num_envs: int = 64
+    """parallel environments, N"""
+    num_steps: int = 32
+    """steps of each environment in a rollout, T"""
+    anneal_lr: bool = True
+    """lower the step size linearly to zero over the budget"""
+    gamma: float = 0.99
+    """discount factor γ"""
+    gae_lambda: float = 0.95
+    """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
+    num_minibatches: int = 8
+    """minibatches an epoch; divides num_envs × num_steps"""
+    update_epochs: int = 10
+    """passes over each rollout, K"""
+    norm_adv: bool = True
+    """normalise each minibatch's advantages to mean 0, deviation 1"""
+    norm_obs: bool = True
+    """normalise observations by their running mean and deviation"""
+    norm_reward: bool = True
+    """divide rewards by the running deviation of the discounted return"""
+    clip_coef: float = 0.2
+    """clip range of the probability ratio, ε"""
+    clip_vloss: bool = False
+    """clip the value's change, too, to ± clip_coef"""
+    ent_coef: float = 0.0
+    """weight of the entropy bonus, c₂"""
+    vf_coef: float = 0.5
+    """weight of the value loss, c₁"""
+    max_grad_norm: float = 0.5
+    """L2 norm to which a larger gradient is scaled down"""
+    target_kl: float | None = None
+    """end an update after an epoch whose mean KL(π_θk ‖ π_θ), in nats, exceeds this"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation of the deterministic policy, one in each of as many parallel environments"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
+    run_dir: str | None = None
+    """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
+    resume: str | None = None
+    """continue the run of this folder with its own flags; flags given beside it override them"""
+    checkpoint_interval: float = 60.0
+    """seconds between checkpoints"""
+    save_model: bool = True
+    """write the deterministic policy to policy.pt"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    wandb_project_name: str = "policy-gradients"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team"""
+    cuda: bool = True
+    """use the GPU if there is one"""
+    torch_deterministic: bool = True
+    """use only deterministic algorithms on the GPU"""
+    compile: bool = False
+    """torch.compile the loss: pays on long runs, costs 10 to 20 s at the start"""
+
+
+# ---------------------------------------------------------------- environments
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """`num_envs` environments stepped together: the native vector version where there is one, else a SyncVectorEnv.
+
+    Autoreset is NEXT_STEP: after an episode's end `obs` is its true last observation, and the step after it only resets
+    (action ignored, reward 0). That step is left out of every loss and statistic.
+    """
+    return gym.make_vec(env_id, num_envs)
+
+
+# ---------------------------------------------------------------- networks
+
+
+class RunningStats(nn.Module):
+    """Mean and variance of all that was seen so far; buffers, so that they are saved with the network."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("count", torch.tensor(0))
+
+    def update(self, x: Tensor) -> None:
+        """Merge in x (n, *shape), n ≥ 1 (Chan et al. 1979)."""
+        self.count += len(x)
+        new, delta = len(x) / self.count.item(), x.mean(0) - self.mean
+        self.mean += new * delta
+        self.var.lerp_(x.var(0, correction=0), new).add_(new * (1 - new) * delta.square())
+
+    def std(self) -> Tensor:
+        return (self.var + 1e-8).sqrt()
+
+
+def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
+    """Two hidden layers of 64 tanh units; orthogonal weights, the last layer's scaled by `gain`."""
+    layers = []
+    for n_in, n_out, scale in ((num_inputs, 64, 2**0.5), (64, 64, 2**0.5), (64, num_outputs, gain)):
+        layers += [nn.Linear(n_in, n_out), nn.Tanh()]
+        nn.init.orthogonal_(layers[-2].weight, scale)
+        nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
+
+
+class Agent(nn.Module):
+    """Actor, critic, and the statistics that scale what they see; x below is a normalised observation (..., obs_dim).
+
+    Observations: a Box of shape (obs_dim,). Actions: Discrete, or a bounded Box of shape (act_dim,), where the policy
+    is a Gaussian in units in which the bounds are [−1, 1]; its σ is a parameter, the same in every state.
+    """
+
+    def __init__(self, observation_space: Box, action_space: Discrete | Box):
+        super().__init__()
+        self.spaces = {"observation_space": str(observation_space), "action_space": str(action_space)}
+        self.discrete = isinstance(action_space, Discrete)
+        obs_dim, num_outputs = observation_space.shape[0], action_space.n if self.discrete else action_space.shape[0]
+        self.actor = mlp(obs_dim, int(num_outputs), 0.01)
+        self.critic = nn.Sequential(*mlp(obs_dim, 1, 1.0), nn.Flatten(-2))  # V_φ(s): (..., N, obs_dim) to (..., N)
+        self.obs_stats, self.return_stats = RunningStats(obs_dim), RunningStats()
+        if not self.discrete:
+            self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))
+        low, high = (action_space.start, 0) if self.discrete else (action_space.low, action_space.high)
+        self.register_buffer("low", torch.as_tensor(low))
+        self.register_buffer("high", torch.as_tensor(high))
+
+    def normalize(self, obs: Tensor) -> Tensor:
+        return (obs - self.obs_stats.mean) / self.obs_stats.std()
+
+    def sample(self, x: Tensor) -> Tensor:
+        """a ~ π_θ(·|s), (...) or (..., act_dim)."""
+        out = self.actor(x)
+        if self.discrete:  # Gumbel-max: argmax_a(z_a + g_a) is softmax-distributed if g = −log Exponential(1)
+            return (out - torch.empty_like(out).exponential_().log_()).argmax(-1)
+        return out + self.log_std.exp() * torch.randn_like(out)
+
+    def log_prob(self, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log π_θ(a|s) and the entropy of π_θ(·|s), both (...)."""
+        out = self.actor(x)
+        return softmax_policy(out, action) if self.discrete else gaussian_policy(out, self.log_std, action)
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Actions as the environment takes them: counted from the space's start, or clipped and scaled to bounds."""
+        unit = action if self.discrete else (action.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+        return (self.low + unit).cpu().numpy()
+
+    def export(self) -> dict:
+        """The deterministic policy as plain data, to be read by `load_policy`."""
+        layers = [(layer.weight.detach().cpu(), layer.bias.detach().cpu()) for layer in self.actor[::2]]
+        head = {"layers": layers, "activation": "tanh", "head": "argmax" if self.discrete else "clip"}
+        scale = {"obs_mean": self.obs_stats.mean, "obs_std": self.obs_stats.std(), "low": self.low, "high": self.high}
+        return {**self.spaces, **head, **{name: tensor.cpu() for name, tensor in scale.items()}}
+
+
+# ---------------------------------------------------------------- the mathematics
+
+
+def softmax_policy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (...) of logits z (..., num_actions) and actions (...)."""
+    log_p = logits.log_softmax(-1)  # [softmax-policy] log π(a|s) = z_a − log Σ_b exp z_b
+    return log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (...) of means and actions (..., act_dim), log_std (act_dim,)."""
+    z = (action - mean) / log_std.exp()
+    log_prob = (-0.5 * z.square() - log_std - 0.5 * np.log(2 * np.pi)).sum(-1)  # [gaussian-policy]
+    return log_prob, (log_std + 0.5 * np.log(2 * np.pi * np.e)).sum().expand_as(log_prob)
+
+
+def gae(reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimate (T, N) of rewards (T, N) and values (T+1, N); Schulman et al. 2016, eq. 16.
+
+    A terminated episode has no value after it; a truncated one is bootstrapped with the value of its last observation.
+    The sum over l stops at either.
+    """
+    delta = reward + gamma * value[1:] * ~terminated - value[:-1]  # [td-error] (T, N)
+    decay = gamma * lam * (~(terminated | truncated)).to(delta)  # (T, N)
+    advantage, carry = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        advantage[t] = carry = delta[t] + decay[t] * carry  # [gae] Â_t = δ_t + γλ Â_{t+1} (N,)
+    return advantage
+
+
+def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_coef: float) -> tuple[Tensor, dict]:
+    """Clipped surrogate, negated, of a minibatch (B,), and what to log of it; Schulman et al. 2017, eq. 7."""
+    log_ratio = log_prob - old_log_prob
+    ratio = log_ratio.exp()  # [surrogate] r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t) (B,)
+    loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantage).mean()  # [clip]
+    approx_kl = (ratio - 1 - log_ratio).mean()  # of KL(π_θk ‖ π_θ), and never negative (Schulman's k3)
+    clipfrac = ((ratio - 1).abs() > clip_coef).float().mean()
+    return loss, {"losses/policy_loss": loss, "losses/approx_kl": approx_kl, "losses/clipfrac": clipfrac}
+
+
+def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip_coef: float | None) -> Tensor:
+    """Half the mean squared error of values (B,); with `clip_coef` nothing is gained by moving further than it."""
+    error = (value - target).square()
+    if clip_coef is not None:
+        error = torch.max(error, (old_value + (value - old_value).clamp(-clip_coef, clip_coef) - target).square())
+    return 0.5 * error.mean()
+
+
+def ppo_loss(agent: Agent, minibatch: list[Tensor], args: Args) -> tuple[Tensor, dict]:
+    """−L(θ, φ) of a minibatch of B steps, and what to log of it."""
+    x, action, old_log_prob, old_value, advantage, target = minibatch  # (B, ...)
+    log_prob, entropy = agent.log_prob(x, action)
+    if args.norm_adv:  # a single step's becomes 0, not NaN
+        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+    pg_loss, metrics = policy_loss(log_prob, old_log_prob, advantage, args.clip_coef)
+    v_loss = value_loss(agent.critic(x), old_value, target, args.clip_coef if args.clip_vloss else None)
+    loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy.mean()
+    return loss, {**metrics, "losses/value_loss": v_loss, "losses/entropy": entropy.mean()}
+
+
+# ---------------------------------------------------------------- rollout
+
+
+@torch.no_grad()
+def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: float, seed: int) -> Iterator[tuple]:
+    """Run the agent for ever; every T = num_steps steps yields, as tensors on its device,
+
+    obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
+    where valid is False if the environment was only being reset; discounted (T, N), the discounted return of each
+    episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended.
+    Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
+    """
+    device = agent.low.device
+    obs, _ = envs.reset(seed=seed)
+    done, (returns, lengths, discounted) = np.zeros(envs.num_envs, dtype=bool), np.zeros((3, envs.num_envs))
+    while True:
+        observations, actions, outcomes, episodes = [], [], [], []
+        for _ in range(num_steps):
+            observations.append(torch.as_tensor(obs, dtype=torch.float32, device=device))
+            actions.append(agent.sample(agent.normalize(observations[-1])))
+            valid = ~done
+            obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
+            done = terminated | truncated
+            returns, lengths, discounted = returns + reward, lengths + valid, reward + gamma * discounted * valid
+            outcomes.append((reward.astype(np.float32), terminated, truncated, valid, discounted.astype(np.float32)))
+            episodes += zip(returns[done].tolist(), lengths[done].tolist())
+            returns[done] = lengths[done] = 0
+        observations.append(torch.as_tensor(obs, dtype=torch.float32, device=device))
+        columns = (torch.as_tensor(np.stack(column), device=device) for column in zip(*outcomes))
+        yield torch.stack(observations), torch.stack(actions), *columns, episodes
+
+
+# ---------------------------------------------------------------- evaluation and files
+
+
+def evaluate(act: Callable[[np.ndarray], np.ndarray], envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Undiscounted return (N,) of one episode of `act` in each of N environments, which are then closed.
+
+    One each, because to take the first N episodes to end would favour short ones.
+    """
+    obs, _ = envs.reset(seed=seed)
+    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
+    while running.any():
+        obs, reward, terminated, truncated, _ = envs.step(act(obs))
+        returns += reward * running
+        running &= ~(terminated | truncated)
+    envs.close()
+    return returns
+
+
+def load_policy(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy of a policy.pt, of whichever script: raw observations (N, obs_dim) to environment actions (N, ...).
+
+    A file that carries code instead of data is refused (pickle.UnpicklingError).
+    """
+    p = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"tanh": torch.tanh, "relu": torch.relu}[p["activation"]]
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / p["obs_std"]
+        for i, (weight, bias) in enumerate(p["layers"]):
+            x = (activation(x) if i else x) @ weight.T + bias
+        if p["head"] == "argmax":
+            return (p["low"] + x.argmax(-1)).numpy()
+        x = x.tanh() if p["head"] == "tanh" else x.clamp(-1, 1)
+        return (p["low"] + (x + 1) / 2 * (p["high"] - p["low"])).numpy()
+
+    return policy
+
+
+def save(data: dict, path: Path) -> None:
+    """torch.save that leaves the old file or the new one, never half of one."""
+    torch.save(data, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam, less the decorators that import torch._dynamo for torch.compile's sake: it takes 0.9 s."""
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+# ---------------------------------------------------------------- the run
+
+
+class Run:
+    """A run's folder, counters, logs and checkpoints, and its orderly end.
+
+    `parts` are what a checkpoint holds beside the counters and the random state: anything with a state_dict.
+    """
+
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device: torch.device, checkpoint: dict | None, **parts):
+        self.args, self.envs, self.device, self.parts, self.signal, self.last100 = args, envs, device, parts, 0, []
+        self.count = {"global_step": 0, "episodes": 0, "wall_s": 0.0, "solved_at_step": None, "solved_at_s": None}
+        if checkpoint:
+            self.count, self.last100 = checkpoint["count"], checkpoint["last100"]
+            for name, part in parts.items():
+                part.load_state_dict(checkpoint[name])
+            torch.set_rng_state(checkpoint["rng"])
+            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
+        name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        self.dir = Path(args.resume or args.run_dir or name)
+        if (self.dir / "summary.json").exists() and not self.unfinished():
+            print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
+            sys.exit(0)
+        self.dir.mkdir(parents=True, exist_ok=True)
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        config = {"script": SCRIPT, "args": asdict(args), "git_commit": git.stdout.strip(), "device": str(device)}
+        config["versions"] = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+        (self.dir / "config.json").write_text(json.dumps(config, indent=2))
+        if args.track:
+            import wandb
+
+            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": self.dir}
+            wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
+        self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
+        self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
+        self.saved, self.started = time.perf_counter(), time.perf_counter() - self.count["wall_s"]
+        signal.signal(signal.SIGINT, self.interrupt)
+        signal.signal(signal.SIGTERM, self.interrupt)
+
+    def interrupt(self, number: int, _) -> None:
+        """Ctrl-C or SIGTERM: end in good order after the present iteration; a second one ends at once."""
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def reached(self, target: float | None) -> bool:
+        """Whether the mean return of the last 100 episodes has."""
+        return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
+
+    def unfinished(self) -> bool:
+        in_budget = self.count["global_step"] < self.args.total_timesteps
+        return in_budget and not self.reached(self.args.target_return) and not self.signal
+
+    def log(self, steps: int, episodes: list, metrics: dict[str, float]) -> None:
+        """Count an iteration's steps and finished episodes, log its metrics, save when it is time to."""
+        step, seconds = self.count["global_step"] + steps, time.perf_counter() - self.started
+        self.count |= {"global_step": step, "wall_s": seconds, "episodes": self.count["episodes"] + len(episodes)}
+        self.last100 = (self.last100 + [episode_return for episode_return, _ in episodes])[-100:]
+        goal = self.envs.spec.reward_threshold if self.args.target_return is None else self.args.target_return
+        if self.count["solved_at_step"] is None and self.reached(goal):
+            self.count |= {"solved_at_step": step, "solved_at_s": seconds}
+        metrics["charts/SPS"] = step / seconds
+        if episodes:
+            metrics["charts/episodic_return"], metrics["charts/episodic_length"] = np.mean(episodes, axis=0)
+            self.bar.set_postfix_str(f"return {metrics['charts/episodic_return']:.1f}", refresh=False)
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
+            self.writer.add_scalar(name, value, step)
+        self.bar.update(step - self.bar.n)
+        if time.perf_counter() - self.saved > self.args.checkpoint_interval:
+            self.save()
+
+    def save(self) -> None:
+        self.writer.flush()
+        about = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
+        about |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+        save({**about, **{name: part.state_dict() for name, part in self.parts.items()}}, self.dir / "checkpoint.pt")
+        self.saved = time.perf_counter()
+
+    def finish(self, policy: dict) -> None:
+        """Save; then, unless interrupted, evaluate the exported policy and write summary.json."""
+        self.save()
+        self.bar.close()
+        args, count, seed = self.args, self.count, 2**32 * self.args.seed + 2**31  # far from the training's seeds
+        if self.signal:
+            print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
+            sys.exit(128 + self.signal)
+        save({"env_id": args.env_id, **policy}, self.dir / "policy.pt")
+        act = load_policy(self.dir / "policy.pt")
+        if not args.save_model:
+            os.remove(self.dir / "policy.pt")
+        returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
+        if args.capture_video:
+            film = partial(gym.wrappers.RecordVideo, video_folder=str(self.dir / "videos"), name_prefix="evaluation")
+            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=[film], render_mode="rgb_array"), seed)
+        self.writer.add_scalar("eval/episodic_return", returns.mean(), count["global_step"])
+        self.writer.close()
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
+        summary |= {"eval_return_mean": returns.mean(), "eval_return_std": returns.std(), "eval_episodes": len(returns)}
+        summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["sps"] = round(count["global_step"] / count["wall_s"])
+        (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
+        result = f"return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} evaluation episodes"
+        work = f"{count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}"
+        print(f"{args.env_id}: {result}; {work}; {self.dir}")
+
+
+# ---------------------------------------------------------------- command line
+
+
+def require(condition: bool, message: str) -> None:
+    """Bad input: one line on stderr and exit status 2."""
+    if not condition:
+        print(f"{SCRIPT}.py: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_args() -> tuple[Args, dict | None]:
+    """The command line; with --resume, laid over the arguments of the run it continues, and that run's checkpoint."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            args, checkpoint = tyro.cli(Args), None
+            if args.resume:
+                config = json.loads(Path(args.resume, "config.json").read_text())
+                checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), map_location="cpu", weights_only=True)
+                args = tyro.cli(Args, default=Args(**config["args"] | {"resume": args.resume}))
+    except SystemExit as stop:  # tyro draws a box around what is wrong
+        require(not stop.code, stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))))
+        raise
+    except Exception as error:  # every kind of damage raises a type of its own
+        require(False, f"--resume {args.resume}: no checkpoint to continue from ({type(error).__name__})")
+    return args, checkpoint
+
+
+def check(args: Args, checkpoint: dict | None) -> None:
+    """All that can be wrong with the arguments, found before anything is written."""
+    counts = ("total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs", "eval_episodes")
+    for name in (*counts, "seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"):
+        least, value = int(name in counts), getattr(args, name)
+        require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    steps = args.num_envs * args.num_steps
+    rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
+    require(args.total_timesteps >= steps, f"--total-timesteps {args.total_timesteps} is less than {rollout}")
+    require(steps % args.num_minibatches == 0, f"--num-minibatches {args.num_minibatches} does not divide {rollout}")
+    run, wanted = Path(args.resume or args.run_dir or "runs/new"), f"{SCRIPT}.py on {args.env_id}"
+    found = f"{checkpoint['script']}.py on {checkpoint['env_id']}" if checkpoint else wanted
+    require(found == wanted, f"--resume {run} holds a run of {found}, not of {wanted}")
+    taken = not checkpoint and (run / "config.json").exists()
+    require(not taken, f"--run-dir {run} holds a run: continue it with --resume, or name another folder")
+    try:
+        env = gym.make(args.env_id, render_mode="rgb_array" if args.capture_video else None)
+        env.reset()
+        if args.capture_video:
+            env.render()
+    except Exception as error:  # gymnasium's, an import's, or a renderer's: each has its own type
+        require(False, f"--env-id {args.env_id}{' --capture-video' * args.capture_video}: {error}")
+    obs, action = env.observation_space, env.action_space
+    require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    known = isinstance(action, Discrete) or isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
+    require(known, f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
+
+
+# ---------------------------------------------------------------- training
+
+
+def train(args: Args, checkpoint: dict | None = None) -> None:
+    check(args, checkpoint)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest for layers of 64 units
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    torch.use_deterministic_algorithms(args.torch_deterministic and device.type == "cuda")
+    torch.manual_seed(args.seed)
+    envs = make_envs(args.env_id, args.num_envs)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
+    loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
+    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
+    rollouts = collect(envs, agent, args.num_steps, args.gamma, seed=2**32 * args.seed + run.count["global_step"])
+
+    while run.unfinished():
+        lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
+        optimizer.param_groups[0]["lr"] = lr
+        obs, action, reward, terminated, truncated, valid, discounted, episodes = next(rollouts)
+        if not valid.any():  # every environment was only being reset
+            continue
+        if args.norm_reward:
+            agent.return_stats.update(discounted[valid])
+            reward = reward / agent.return_stats.std()
+
+        x = agent.normalize(obs)  # (T+1, N, obs_dim)
+        old_log_prob = agent.log_prob(x[:-1], action)[0].detach()  # (T, N)
+        old_value = agent.critic(x[:-1]).detach()  # (T, N)
+        logged = []
+        for _ in range(args.update_epochs):
+            value = agent.critic(x).detach()  # (T+1, N)
+            advantage = gae(reward, value, terminated, truncated, args.gamma, args.gae_lambda)  # (T, N)
+            target = advantage + value[:-1]
+            batch = [column[valid] for column in (x[:-1], action, old_log_prob, old_value, advantage, target)]
+            for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):
+                loss, metrics = loss_of(agent, [column[indices] for column in batch], args)
+                agent.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                optimizer.step()
+                logged.append(torch.stack(list(metrics.values())).detach())
+            kl = torch.stack(logged[-args.num_minibatches :]).mean(0)[list(metrics).index("losses/approx_kl")]
+            if args.target_kl is not None and kl > args.target_kl:
+                break
+
+        if args.norm_obs:
+            agent.obs_stats.update(obs[:-1][valid])
+        metrics = dict(zip(metrics, torch.stack(logged).mean(0).tolist()))
+        unexplained = (target - old_value)[valid].var(correction=0) / (target[valid].var(correction=0) + 1e-8)
+        metrics |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
+        run.log(int(valid.sum()), episodes, metrics)
+
+    run.finish(agent.export())
+
+
+if __name__ == "__main__":
+    train(*parse_args())

@@ -1,0 +1,86 @@
+"""Environments whose every number is known, registered as tiny_envs:<id>."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+
+class Timetable(gym.Env):
+    """Episodes end as `ends` says: a list of (length, "terminated" | "truncated" | "both"), taken in turn.
+
+    The observation is [number of the episode, steps taken in it], the reward 10 · episode + steps taken.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (2,))
+    action_space = Discrete(2)
+
+    def __init__(self, ends=((3, "terminated"),)):
+        self.ends, self.episode, self.steps = ends, -1, 0
+
+    def _obs(self):
+        return np.array([self.episode, self.steps], dtype=np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        length, how = self.ends[self.episode % len(self.ends)]
+        over = self.steps == length
+        reward = 10.0 * self.episode + self.steps
+        return self._obs(), reward, over and how != "truncated", over and how != "terminated", {}
+
+
+class Identity(gym.Env):
+    """Reward 1 for the right answer: the action that the observation names, or that equals it. Episodes of 10 steps."""
+
+    def __init__(self, action_space, observation_space=None):
+        self.action_space = action_space
+        self.num_inputs = int(action_space.n) if isinstance(action_space, Discrete) else action_space.shape[0]
+        self.observation_space = observation_space or Box(-1, 1, (self.num_inputs,))
+
+    def _obs(self):
+        if isinstance(self.action_space, Discrete):
+            self.answer = int(self.np_random.integers(self.action_space.n))
+            return np.eye(self.num_inputs, dtype=np.float32)[self.answer]
+        self.answer = self.np_random.uniform(-1, 1, self.num_inputs).astype(np.float32)
+        return self.answer
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if isinstance(self.action_space, Discrete):
+            reward = float(action - self.action_space.start == self.answer)
+        else:
+            low, high = self.action_space.low, self.action_space.high
+            in_units = (action - low) / (high - low) * 2 - 1
+            reward = 1.0 - float(np.abs(in_units - self.answer).mean())
+        return self._obs(), reward, False, self.steps == 10, {}
+
+
+class Broken(Identity):
+    """Its reward is NaN from step `after` on."""
+
+    def __init__(self, after):
+        super().__init__(Discrete(2))
+        self.after, self.total = after, 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.total += 1
+        return obs, reward if self.total < self.after else float("nan"), terminated, truncated, info
+
+
+BOX = Box(np.array([-2.0, 0.0], dtype=np.float32), np.array([2.0, 0.5], dtype=np.float32))
+gym.register("Timetable-v0", Timetable)
+gym.register("IdentityDiscrete-v0", Identity, kwargs={"action_space": Discrete(3, start=5)})
+gym.register("IdentityBox-v0", Identity, kwargs={"action_space": BOX})
+gym.register("Broken-v0", Broken, kwargs={"after": 100})
+gym.register("ManyActions-v0", Identity, kwargs={"action_space": gym.spaces.MultiBinary(3)})
+gym.register("Unbounded-v0", Identity, kwargs={"action_space": Box(-np.inf, np.inf, (1,))})
