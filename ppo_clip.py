@@ -517,7 +517,8 @@ def parse_args() -> tuple[Args, dict | None]:
             if args.resume:
                 config = json.loads(Path(args.resume, "config.json").read_text())
                 checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), map_location="cpu", weights_only=True)
-                args = tyro.cli(Args, default=Args(**config["args"] | {"resume": args.resume}))
+                own = {name: value for name, value in config["args"].items() if name in asdict(args)}
+                args = tyro.cli(Args, default=Args(**own | {"resume": args.resume}))
     except SystemExit as stop:  # tyro draws a box around what is wrong
         require(not stop.code, stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))))
         raise
@@ -542,7 +543,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
     taken = not checkpoint and (run / "config.json").exists()
     require(not taken, f"--run-dir {run} holds a run: continue it with --resume, or name another folder")
     try:
-        env = gym.make(args.env_id, render_mode="rgb_array" if args.capture_video else None)
+        env = gym.make(args.env_id, **{"render_mode": "rgb_array"} if args.capture_video else {})
         env.reset()
         if args.capture_video:
             env.render()
@@ -562,7 +563,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest for layers of 64 units
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    torch.use_deterministic_algorithms(args.torch_deterministic and device.type == "cuda")
+    torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
     torch.manual_seed(args.seed)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)

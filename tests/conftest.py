@@ -12,6 +12,12 @@ sys.path[:0] = [str(ROOT), str(TESTS)]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 
 
+def having(*names: str) -> list:
+    """The scripts that define all of `names`, imported, as parameters: a shared block is tested wherever it stands."""
+    modules = [importlib.import_module(script) for script in SCRIPTS]
+    return [pytest.param(m, id=m.__name__) for m in modules if all(hasattr(m, name) for name in names)]
+
+
 @pytest.fixture(params=SCRIPTS)
 def script(request) -> str:
     """Each script's name in turn."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_envs
 import torch
-from test_math import having
+from conftest import having
 
 ENDS = ("terminated", "truncated", "both")
 
@@ -15,56 +15,52 @@ def timetable(*ends):
     return gym.vector.SyncVectorEnv([lambda ends=e: tiny_envs.Timetable(ends) for e in ends])
 
 
-def begin(module, envs):
-    obs, _ = envs.reset(seed=0)
-    n = envs.num_envs
+def begin(module, envs, num_steps, gamma=0.5):
     agent = module.Agent(envs.single_observation_space, envs.single_action_space)
-    return agent, module.EnvState(obs, np.zeros(n, bool), np.zeros(n), np.zeros(n, int))
+    return module.collect(envs, agent, num_steps, gamma, seed=0)
 
 
-@pytest.mark.parametrize("module", having("collect", "EnvState"))
+@pytest.mark.parametrize("module", having("collect"))
 class TestCollect:
     def test_every_number_of_a_rollout(self, module):
-        envs = timetable([(2, "terminated"), (3, "truncated")])
-        agent, state = begin(module, envs)
-        rollout, finished = module.collect(envs, agent, state, 7)
+        rollouts = begin(module, timetable([(2, "terminated"), (3, "truncated")]), 7)
+        obs, action, reward, terminated, truncated, valid, discounted, episodes = next(rollouts)
         # episode 0: steps 1, 2, terminated; a reset; episode 1: steps 1, 2, 3, truncated; a reset
-        assert rollout.obs[:, 0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [1, 3], [2, 0]]
-        assert rollout.reward[:, 0].tolist() == [1, 2, 0, 11, 12, 13, 0]
-        assert rollout.valid[:, 0].tolist() == [True, True, False, True, True, True, False]
-        assert rollout.terminated[:, 0].nonzero().tolist() == [[1]]
-        assert rollout.truncated[:, 0].nonzero().tolist() == [[5]]
-        assert finished == [(3.0, 2), (36.0, 3)]
+        assert obs[:, 0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [1, 3], [2, 0]]
+        assert action.shape == (7, 1)
+        assert reward[:, 0].tolist() == [1, 2, 0, 11, 12, 13, 0]
+        assert valid[:, 0].tolist() == [True, True, False, True, True, True, False]
+        assert terminated[:, 0].nonzero().tolist() == [[1]]
+        assert truncated[:, 0].nonzero().tolist() == [[5]]
+        assert discounted[:, 0].tolist() == [1, 2.5, 0, 11, 17.5, 21.75, 0]
+        assert episodes == [(3.0, 2), (36.0, 3)]
 
-    def test_the_mask_is_right_across_the_boundary_of_two_rollouts(self, module):
+    def test_what_is_carried_from_one_rollout_into_the_next(self, module):
         envs = timetable([(2, "terminated")], [(3, "terminated")])
-        agent, state = begin(module, envs)
-        whole, parts = [], []
-        for _ in range(4):
-            rollout, finished = module.collect(envs, agent, state, 2)
-            whole.append(rollout.valid)
-            parts += finished
-        assert torch.cat(whole)[:, 0].tolist() == [True, True, False, True, True, False, True, True]
-        assert torch.cat(whole)[:, 1].tolist() == [True, True, True, False, True, True, True, False]
-        assert sorted(parts) == [(3.0, 2), (6.0, 3), (23.0, 2), (36.0, 3), (43.0, 2)]
+        parts = [next(rollouts) for rollouts in [begin(module, envs, 2)] for _ in range(4)]
+        whole = next(begin(module, timetable([(2, "terminated")], [(3, "terminated")]), 8))
+        for i in range(2, 7):
+            assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
+        assert whole[5][:, 0].tolist() == [True, True, False, True, True, False, True, True]
+        assert whole[5][:, 1].tolist() == [True, True, True, False, True, True, True, False]
+        assert sorted(sum((part[-1] for part in parts), [])) == sorted(whole[-1])
+        assert sorted(whole[-1]) == [(3.0, 2), (6.0, 3), (23.0, 2), (36.0, 3), (43.0, 2)]
+        for before, after in zip(parts, parts[1:]):
+            assert torch.equal(before[0][-1], after[0][0])
 
     def test_a_rollout_of_nothing_but_resets(self, module):
-        envs = timetable(*[[(1, "truncated")]] * 3)
-        agent, state = begin(module, envs)
-        first, _ = module.collect(envs, agent, state, 1)
-        second, finished = module.collect(envs, agent, state, 1)
-        assert first.valid.all() and not second.valid.any() and finished == []
+        rollouts = begin(module, timetable(*[[(1, "truncated")]] * 3), 1)
+        first, second = next(rollouts), next(rollouts)
+        assert first[5].all() and not second[5].any() and second[-1] == []
 
     @pytest.mark.parametrize("how", ENDS)
     @pytest.mark.parametrize("at", ["first", "middle", "last"])
     def test_advantages_at_an_end(self, module, how, at):
         """An episode that ends at the first, a middle, or the last of 4 steps, with V(s) = 100 · episode + steps."""
         length = {"first": 1, "middle": 3, "last": 4}[at]
-        envs = timetable([(length, how)])
-        agent, state = begin(module, envs)
-        rollout, _ = module.collect(envs, agent, state, 4)
-        value = rollout.obs @ torch.tensor([100.0, 1.0])
-        advantage = module.gae(rollout.reward, value, rollout.terminated, rollout.truncated, 0.5, 0.5)
+        obs, _, reward, terminated, truncated, *_ = next(begin(module, timetable([(length, how)]), 4))
+        value = obs @ torch.tensor([100.0, 1.0])
+        advantage = module.gae(reward, value, terminated, truncated, 0.5, 0.5)
         # within the episode r_t = t + 1 and V(s_t) = t, so δ_t = (t + 1) + γ (t + 1) − t
         expected = 0.0
         for t in reversed(range(length)):
@@ -93,18 +89,16 @@ def test_gymnasium_keeps_the_contract_of_next_step(module, env_id):
 
 @pytest.mark.parametrize("module", having("evaluate"))
 class TestEvaluate:
-    def test_one_episode_of_each_environment(self, module, monkeypatch):
+    def test_one_episode_of_each_environment(self, module):
         """Environments with episodes of 1, 2 and 5 steps: the short ones are not counted twice."""
-        monkeypatch.setattr(module, "make_envs", lambda *_: timetable(*[[(n, "truncated")] for n in (1, 2, 5)]))
-        returns = module.evaluate(lambda obs: np.zeros(3, int), "any", 3, 0)
-        assert returns.tolist() == [1, 3, 15]
+        envs = timetable(*[[(n, "truncated")] for n in (1, 2, 5)])
+        assert module.evaluate(lambda obs: np.zeros(3, int), envs, 0).tolist() == [1, 3, 15]
 
     def test_is_repeatable_and_its_seed_matters(self, module):
-        def act(obs):
-            return (obs[:, 2] > 0).astype(int)
+        def returns(seed):
+            return module.evaluate(lambda obs: (obs[:, 2] > 0).astype(int), module.make_envs("CartPole-v1", 20), seed)
 
-        first, again, other = (module.evaluate(act, "CartPole-v1", 20, seed) for seed in (5, 5, 6))
-        assert (first == again).all() and (first != other).any()
+        assert (returns(5) == returns(5)).all() and (returns(5) != returns(6)).any()
 
 
 @pytest.mark.parametrize("module", having("Agent"))
@@ -121,21 +115,17 @@ class TestAgent:
         assert agent.to_env(actions).tolist() == [[-2, 0], [0, 0.25], [1, 0.375], [2, 0]]
 
     def test_the_stored_action_is_not_clipped(self, module):
-        envs = module.make_envs("tiny_envs:IdentityBox-v0", 50)
-        agent, state = begin(module, envs)
-        rollout, _ = module.collect(envs, agent, state, 20)
-        assert rollout.action.abs().max() > 1
+        _, action, *_ = next(begin(module, module.make_envs("tiny_envs:IdentityBox-v0", 50), 20))
+        assert action.abs().max() > 1
 
-    def test_a_step_of_the_statistics_changes_policy_and_value(self, module):
-        """They are part of the network: what it returns depends on them, and its state_dict carries them."""
+    def test_the_observation_statistics_are_part_of_the_network(self, module):
         env = gym.make("CartPole-v1")
-        agent = module.Agent(env.observation_space, env.action_space)
+        agent, other = (module.Agent(env.observation_space, env.action_space) for _ in range(2))
         obs = torch.randn(8, 4)
-        before = agent.policy(agent.normalize(obs)).logits
-        agent.obs_stats.update(torch.randn(5, 8, 4) * 3 + 1, torch.ones(5, 8))
-        other = module.Agent(env.observation_space, env.action_space)
-        other.load_state_dict(agent.state_dict())
-        after = agent.policy(agent.normalize(obs)).logits
+        before = agent.actor(agent.normalize(obs))
+        agent.obs_stats.update(torch.randn(50, 4) * 3 + 1)
+        after = agent.actor(agent.normalize(obs))
         assert not torch.equal(before, after)
-        assert torch.equal(after, other.policy(other.normalize(obs)).logits)
+        other.load_state_dict(agent.state_dict())
+        assert torch.equal(after, other.actor(other.normalize(obs)))
         torch.testing.assert_close(agent.normalize(agent.obs_stats.mean), torch.zeros(4))

@@ -1,0 +1,177 @@
+"""A run as a user sees it: its folder, its end, its interruption, its repetition."""
+
+import json
+import pickle
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import having
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+SHORT = ("--total-timesteps", 8192, "--eval-episodes", 5)
+SUMMARY = (
+    "script env_id seed global_step episodes train_return_last100 eval_return_mean eval_return_std eval_episodes "
+    "wall_s sps solved_at_step solved_at_s"
+).split()
+
+
+def scalars(run_dir) -> dict[str, list]:
+    events = EventAccumulator(str(run_dir)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def summary(run_dir) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+def test_a_runs_folder(script, run, tmp_path):
+    done = run(script, *SHORT, "--run-dir", "r")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert len(done.stdout.splitlines()) == 1 and "evaluation" in done.stdout
+
+    result = summary(tmp_path / "r")
+    assert sorted(result) == sorted(SUMMARY)
+    assert result["script"] == script and result["env_id"] == "CartPole-v1" and result["seed"] == 1
+    assert 8192 <= result["global_step"] < 2 * 8192 and result["eval_episodes"] == 5
+    assert 8 < result["train_return_last100"] < 500 and 8 < result["eval_return_mean"] <= 500
+
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["script"] == script and config["args"]["total_timesteps"] == 8192
+    assert config["versions"]["torch"] == torch.__version__ and config["device"] in ("cpu", "cuda")
+
+    logged = scalars(tmp_path / "r")
+    assert {"charts/episodic_return", "charts/episodic_length", "charts/SPS", "eval/episodic_return"} <= set(logged)
+    assert any(tag.startswith("losses/") for tag in logged)
+    steps = [step for step, _ in logged["charts/SPS"]]
+    assert steps == sorted(set(steps)) and steps[-1] == result["global_step"]
+    assert abs(logged["eval/episodic_return"][0][1] - result["eval_return_mean"]) < 1e-3
+
+
+def test_the_default_run_dir(script, run, tmp_path):
+    assert run(script, *SHORT, "--seed", 7, "--no-save-model").returncode == 0
+    [run_dir] = (tmp_path / "runs").iterdir()
+    assert run_dir.name.startswith(f"CartPole-v1__{script}__7__")
+    assert (run_dir / "summary.json").exists() and not (run_dir / "policy.pt").exists()
+
+
+def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, run, tmp_path):
+    logs, weights = [], []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert run(script, *SHORT, "--seed", seed, "--run-dir", name).returncode == 0
+        logged = scalars(tmp_path / name)
+        del logged["charts/SPS"]
+        logs.append(logged)
+        weights.append(torch.load(tmp_path / name / "policy.pt", weights_only=True)["layers"][0][0])
+    assert logs[0] == logs[1] != logs[2]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_killed_and_resumed(script, run, start, tmp_path):
+    process = start(script, "--total-timesteps", 40_000, "--checkpoint-interval", 0.01, "--run-dir", "r")
+    wait_for(lambda: (tmp_path / "r" / "checkpoint.pt").exists(), process)
+    process.kill()
+    process.wait()
+    before = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)["count"]
+    assert 0 < before["global_step"] < 40_000 and not (tmp_path / "r" / "summary.json").exists()
+
+    done = run(script, "--resume", "r")
+    assert done.returncode == 0, done.stderr
+    after = summary(tmp_path / "r")
+    assert after["global_step"] >= 40_000 and after["episodes"] > before["episodes"]
+    assert after["wall_s"] > before["wall_s"]
+    steps = [step for step, _ in scalars(tmp_path / "r")["charts/SPS"]]
+    assert steps == sorted(set(steps)) and before["global_step"] in steps  # nothing twice, nothing lost
+
+    again = run(script, "--resume", "r")
+    assert again.returncode == 0 and "finished" in again.stdout and summary(tmp_path / "r") == after
+
+    longer = run(script, "--resume", "r", "--total-timesteps", 45_000)
+    assert longer.returncode == 0 and summary(tmp_path / "r")["global_step"] >= 45_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(script, run, start, tmp_path, number):
+    process = start(script, "--total-timesteps", 10_000_000, "--run-dir", "r", "--checkpoint-interval", 3600)
+    wait_for(lambda: list(tmp_path.glob("r/events*")), process)
+    time.sleep(1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and err == "" and "--resume r" in out
+    step = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)["count"]["global_step"]
+    assert scalars(tmp_path / "r")["charts/SPS"][-1][0] == step > 0
+    assert run(script, "--resume", "r", "--total-timesteps", step + 1, "--eval-episodes", 2).returncode == 0
+    assert summary(tmp_path / "r")["global_step"] > step
+
+
+def test_target_return_stops_the_run(script, run, tmp_path):
+    done = run(script, "--total-timesteps", 1_000_000, "--target-return", 20, "--eval-episodes", 2, "--run-dir", "r")
+    result = summary(tmp_path / "r")
+    assert done.returncode == 0 and result["train_return_last100"] >= 20 and result["episodes"] >= 100
+    assert result["global_step"] == result["solved_at_step"] < 100_000
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(script, run, tmp_path):
+    flags = ("--env-id", "tiny_envs:Broken-v0", "--no-norm-reward", "--checkpoint-interval", 0)
+    done = run(script, *SHORT, *flags, "--run-dir", "r")
+    assert done.returncode == 1 and "became nan" in done.stderr and "Traceback" not in done.stderr
+    parts = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in parts["agent"].values())
+
+
+@pytest.mark.parametrize("env_id", ["tiny_envs:IdentityDiscrete-v0", "tiny_envs:IdentityBox-v0"])
+def test_policy_pt_is_the_network(module, script, run, tmp_path, env_id):
+    """The file alone, against the checkpoint's weights run through the script's own network."""
+    assert run(script, *SHORT, "--env-id", env_id, "--run-dir", "r").returncode == 0
+    envs = module.make_envs(env_id, 1)
+    agent = module.Agent(envs.single_observation_space, envs.single_action_space)
+    agent.load_state_dict(torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)["agent"])
+    assert agent.obs_stats.count > 1000  # the statistics are those of the training
+    policy = module.load_policy(tmp_path / "r" / "policy.pt")
+    obs = np.random.default_rng(0).normal(size=(50, envs.single_observation_space.shape[0])) * 3
+    with torch.no_grad():
+        out = agent.actor(agent.normalize(torch.as_tensor(obs, dtype=torch.float32)))
+        expected = agent.to_env(out.argmax(-1) if agent.discrete else out)
+    np.testing.assert_allclose(policy(obs), expected, rtol=1e-5, atol=1e-6)
+    assert all(envs.single_action_space.contains(action) for action in policy(obs))
+    saved = torch.load(tmp_path / "r" / "policy.pt", weights_only=True)
+    assert saved["env_id"] == env_id and saved["action_space"] == str(envs.single_action_space)
+
+    returns = module.evaluate(policy, module.make_envs(env_id, 5), 2**32 + 2**31)
+    assert abs(returns.mean() - summary(tmp_path / "r")["eval_return_mean"]) < 1e-6
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code was run')",)
+
+
+@pytest.mark.parametrize("module", having("load_policy"))
+def test_a_policy_file_that_carries_code_is_refused(module, tmp_path):
+    torch.save({"layers": Evil()}, tmp_path / "policy.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        module.load_policy(tmp_path / "policy.pt")
+
+
+def test_a_video_of_an_evaluation_episode(script, run, tmp_path):
+    done = run(script, *SHORT, "--capture-video", "--run-dir", "r", SDL_VIDEODRIVER="dummy")
+    assert done.returncode == 0, done.stderr
+    [video] = (tmp_path / "r" / "videos").glob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
+def test_wandb_offline(script, run, tmp_path):
+    done = run(script, *SHORT, "--track", "--run-dir", "r", WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    [log] = (tmp_path / "r").glob("wandb/offline-run-*/run-r.wandb")
+    for tag in ("charts/episodic_return", "charts/SPS", "eval/episodic_return"):
+        assert tag.encode() in log.read_bytes()
