@@ -89,7 +89,7 @@ class Args:
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
-    total_timesteps: int = 100_000
+    total_timesteps: int = 80_000
     """budget of environment steps, all environments together"""
     learning_rate: float = 1e-3
     """Adam's step size"""
@@ -325,7 +325,9 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     while True:
         observations, actions, outcomes, episodes = [], [], [], []
         for _ in range(num_steps):
-            observations.append(torch.as_tensor(obs, dtype=torch.float32, device=device))
+            observations.append(
+                torch.tensor(obs, dtype=torch.float32, device=device)
+            )  # a copy, whatever envs do to theirs
             actions.append(agent.sample(agent.normalize(observations[-1])))
             valid = ~done
             obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
@@ -334,7 +336,7 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
             outcomes.append((reward.astype(np.float32), terminated, truncated, valid, discounted.astype(np.float32)))
             episodes += zip(returns[done].tolist(), lengths[done].tolist())
             returns[done] = lengths[done] = 0
-        observations.append(torch.as_tensor(obs, dtype=torch.float32, device=device))
+        observations.append(torch.tensor(obs, dtype=torch.float32, device=device))
         columns = (torch.as_tensor(np.stack(column), device=device) for column in zip(*outcomes))
         yield torch.stack(observations), torch.stack(actions), *columns, episodes
 
@@ -494,9 +496,8 @@ class Run:
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
         summary["sps"] = round(count["global_step"] / count["wall_s"])
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
-        result = f"return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} evaluation episodes"
-        work = f"{count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}"
-        print(f"{args.env_id}: {result}; {work}; {self.dir}")
+        result = f"{args.env_id}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
+        print(f"{result}; {count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}; {self.dir}")
 
 
 # ---------------------------------------------------------------- command line
@@ -595,7 +596,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 loss, metrics = loss_of(agent, [column[indices] for column in batch], args)
                 agent.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                metrics["losses/grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 logged.append(torch.stack(list(metrics.values())).detach())
             kl = torch.stack(logged[-args.num_minibatches :]).mean(0)[list(metrics).index("losses/approx_kl")]

@@ -37,7 +37,7 @@ def summary(run_dir) -> dict:
 def test_a_runs_folder(script, run, tmp_path):
     done = run(script, *SHORT, "--run-dir", "r")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert len(done.stdout.splitlines()) == 1 and "evaluation" in done.stdout
+    assert len(done.stdout.splitlines()) == 1 and "over 5 episodes" in done.stdout
 
     result = summary(tmp_path / "r")
     assert sorted(result) == sorted(SUMMARY)
@@ -175,3 +175,23 @@ def test_wandb_offline(script, run, tmp_path):
     [log] = (tmp_path / "r").glob("wandb/offline-run-*/run-r.wandb")
     for tag in ("charts/episodic_return", "charts/SPS", "eval/episodic_return"):
         assert tag.encode() in log.read_bytes()
+
+
+def test_compile_changes_nothing_but_the_speed(script, run, tmp_path):
+    for name, flags in (("plain", ()), ("compiled", ("--compile",))):
+        done = run(script, *SHORT, "--run-dir", name, *flags)
+        assert done.returncode == 0, done.stderr
+    plain, compiled = (scalars(tmp_path / name) for name in ("plain", "compiled"))
+    losses = [tag for tag in plain if tag.startswith("losses/")]
+    assert losses and all(abs(plain[tag][0][1] - compiled[tag][0][1]) < 1e-3 for tag in losses)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("flags", [(), ("--compile",)])
+def test_cuda(script, run, tmp_path, flags):
+    for name, more in (("cpu", ("--no-cuda",)), ("gpu", flags)):
+        done = run(script, *SHORT, "--run-dir", name, *more)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "gpu" / "config.json").read_text())["device"] == "cuda"
+    cpu, gpu = (scalars(tmp_path / name)["losses/value_loss"][0][1] for name in ("cpu", "gpu"))
+    assert abs(cpu / gpu - 1) < 0.3  # other random numbers, the same task
