@@ -103,7 +103,7 @@ class Args:
     """discount factor γ"""
     gae_lambda: float = 0.95
     """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
-    num_minibatches: int = 8
+    num_minibatches: int = 4
     """minibatches an epoch; divides num_envs × num_steps"""
     update_epochs: int = 10
     """passes over each rollout, K"""
@@ -189,10 +189,10 @@ class RunningStats(nn.Module):
 
 
 def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
-    """Two hidden layers of 64 tanh units; orthogonal weights, the last layer's scaled by `gain`."""
+    """Two hidden layers of 64 SiLU units; orthogonal weights, the last layer's scaled by `gain`."""
     layers = []
     for n_in, n_out, scale in ((num_inputs, 64, 2**0.5), (64, 64, 2**0.5), (64, num_outputs, gain)):
-        layers += [nn.Linear(n_in, n_out), nn.Tanh()]
+        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
         nn.init.orthogonal_(layers[-2].weight, scale)
         nn.init.zeros_(layers[-2].bias)
     return nn.Sequential(*layers[:-1])
@@ -241,10 +241,10 @@ class Agent(nn.Module):
 
     def export(self) -> dict:
         """The deterministic policy as plain data, to be read by `load_policy`."""
-        layers = [(layer.weight.detach().cpu(), layer.bias.detach().cpu()) for layer in self.actor[::2]]
-        head = {"layers": layers, "activation": "tanh", "head": "argmax" if self.discrete else "clip"}
+        layers = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]]
+        net = {"layers": layers, "activation": "silu", "head": "argmax" if self.discrete else "clip"}
         scale = {"obs_mean": self.obs_stats.mean, "obs_std": self.obs_stats.std(), "low": self.low, "high": self.high}
-        return {**self.spaces, **head, **{name: tensor.cpu() for name, tensor in scale.items()}}
+        return {**self.spaces, **net, **scale}
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -325,9 +325,7 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     while True:
         observations, actions, outcomes, episodes = [], [], [], []
         for _ in range(num_steps):
-            observations.append(
-                torch.tensor(obs, dtype=torch.float32, device=device)
-            )  # a copy, whatever envs do to theirs
+            observations.append(torch.tensor(obs, dtype=torch.float32, device=device))
             actions.append(agent.sample(agent.normalize(observations[-1])))
             valid = ~done
             obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
@@ -365,7 +363,7 @@ def load_policy(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     A file that carries code instead of data is refused (pickle.UnpicklingError).
     """
     p = torch.load(path, map_location="cpu", weights_only=True)
-    activation = {"tanh": torch.tanh, "relu": torch.relu}[p["activation"]]
+    activation = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh}[p["activation"]]
 
     def policy(obs: np.ndarray) -> np.ndarray:
         x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / p["obs_std"]
@@ -462,7 +460,7 @@ class Run:
             if not np.isfinite(value):
                 sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
             self.writer.add_scalar(name, value, step)
-        self.bar.update(step - self.bar.n)
+        self.bar.update(min(step, self.args.total_timesteps) - self.bar.n)
         if time.perf_counter() - self.saved > self.args.checkpoint_interval:
             self.save()
 
