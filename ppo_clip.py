@@ -91,7 +91,7 @@ class Args:
     """seed of the network, the actions and the environments"""
     total_timesteps: int = 80_000
     """budget of environment steps, all environments together"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     """Adam's step size"""
     num_envs: int = 64
     """parallel environments, N"""
@@ -107,7 +107,7 @@ class Args:
     """minibatches an epoch; divides num_envs × num_steps"""
     update_epochs: int = 10
     """passes over each rollout, K"""
-    norm_adv: bool = True
+    norm_adv: bool = False
     """normalise each minibatch's advantages to mean 0, deviation 1"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
@@ -117,8 +117,8 @@ class Args:
     """clip range of the probability ratio, ε"""
     clip_vloss: bool = False
     """clip the value's change, too, to ± clip_coef"""
-    ent_coef: float = 0.0
-    """weight of the entropy bonus, c₂"""
+    ent_coef: float | None = None
+    """weight of the entropy bonus, c₂ (default: 0.003 for Discrete actions, 0 for Box)"""
     vf_coef: float = 0.5
     """weight of the value loss, c₁"""
     max_grad_norm: float = 0.5
@@ -566,6 +566,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     torch.manual_seed(args.seed)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    args.ent_coef = (0.003 if agent.discrete else 0.0) if args.ent_coef is None else args.ent_coef
     optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
