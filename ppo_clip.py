@@ -56,17 +56,16 @@ Papers  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1
 """
 
 import contextlib
+import importlib
 import inspect
 import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -173,16 +172,14 @@ class RunningStats(nn.Module):
 
     def __init__(self, *shape: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("var", torch.ones(shape))
-        self.register_buffer("count", torch.tensor(0))
+        self.mean, self.var, self.count = map(nn.Buffer, (torch.zeros(shape), torch.ones(shape), torch.tensor(0)))
 
     def update(self, x: Tensor) -> None:
         """Merge in x (n, *shape), n ≥ 1 (Chan et al. 1979)."""
         self.count += len(x)
-        new, delta = len(x) / self.count.item(), x.mean(0) - self.mean
-        self.mean += new * delta
-        self.var.lerp_(x.var(0, correction=0), new).add_(new * (1 - new) * delta.square())
+        weight, delta = len(x) / self.count.item(), x.mean(0) - self.mean
+        self.mean += weight * delta
+        self.var += weight * (x.var(0, correction=0) - self.var + (1 - weight) * delta.square())
 
     def std(self) -> Tensor:
         return (self.var + 1e-8).sqrt()
@@ -190,12 +187,11 @@ class RunningStats(nn.Module):
 
 def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
     """Two hidden layers of 64 SiLU units; orthogonal weights, the last layer's scaled by `gain`."""
-    layers = []
-    for n_in, n_out, scale in ((num_inputs, 64, 2**0.5), (64, 64, 2**0.5), (64, num_outputs, gain)):
-        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
-        nn.init.orthogonal_(layers[-2].weight, scale)
-        nn.init.zeros_(layers[-2].bias)
-    return nn.Sequential(*layers[:-1])
+    net = nn.Sequential(nn.Linear(num_inputs, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, num_outputs))
+    for layer, scale in zip(net[::2], (2**0.5, 2**0.5, gain)):
+        nn.init.orthogonal_(layer.weight, scale)
+        nn.init.zeros_(layer.bias)
+    return net
 
 
 class Agent(nn.Module):
@@ -216,8 +212,7 @@ class Agent(nn.Module):
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))
         low, high = (action_space.start, 0) if self.discrete else (action_space.low, action_space.high)
-        self.register_buffer("low", torch.as_tensor(low))
-        self.register_buffer("high", torch.as_tensor(high))
+        self.low, self.high = nn.Buffer(torch.tensor(low)), nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
         return (obs - self.obs_stats.mean) / self.obs_stats.std()
@@ -236,8 +231,8 @@ class Agent(nn.Module):
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Actions as the environment takes them: counted from the space's start, or clipped and scaled to bounds."""
-        unit = action if self.discrete else (action.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
-        return (self.low + unit).cpu().numpy()
+        above_low = action if self.discrete else (action.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+        return (self.low + above_low).cpu().numpy()
 
     def export(self) -> dict:
         """The deterministic policy as plain data, to be read by `load_policy`."""
@@ -377,10 +372,9 @@ def load_policy(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     return policy
 
 
-def save(data: dict, path: Path) -> None:
-    """torch.save that leaves the old file or the new one, never half of one."""
-    torch.save(data, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+def derive_seed(*numbers: int) -> int:
+    """A 31-bit seed; runs whose --seed are neighbours get environments that have nothing in common."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
@@ -402,47 +396,49 @@ class Run:
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device: torch.device, checkpoint: dict | None, **parts):
-        self.args, self.envs, self.device, self.parts, self.signal, self.last100 = args, envs, device, parts, 0, []
+        self.args, self.envs, self.device, self.parts = args, envs, device, parts
+        self.last100, self.interrupted_by = [], 0  # returns of training episodes; the number of a signal
         self.count = {"global_step": 0, "episodes": 0, "wall_s": 0.0, "solved_at_step": None, "solved_at_s": None}
         if checkpoint:
             self.count, self.last100 = checkpoint["count"], checkpoint["last100"]
             for name, part in parts.items():
                 part.load_state_dict(checkpoint[name])
             torch.set_rng_state(checkpoint["rng"])
-            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
+            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][: torch.cuda.device_count()])
         name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
         self.dir = Path(args.resume or args.run_dir or name)
         if (self.dir / "summary.json").exists() and not self.unfinished():
             print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-        config = {"script": SCRIPT, "args": asdict(args), "git_commit": git.stdout.strip(), "device": str(device)}
+        commit = os.popen(f'git -C "{Path(__file__).parent}" rev-parse HEAD 2>{os.devnull}').read().strip()
+        config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit or None}
         config["versions"] = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
         (self.dir / "config.json").write_text(json.dumps(config, indent=2))
         if args.track:
             import wandb
 
             where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": self.dir}
-            wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
+            name = self.dir.resolve().name.replace(":", "-")
+            wandb.init(**where, id=name, resume="allow", config=asdict(args), sync_tensorboard=True)
         self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
         self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
-        self.saved, self.started = time.perf_counter(), time.perf_counter() - self.count["wall_s"]
+        self.started = time.perf_counter() - self.count["wall_s"]
+        self.save()
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C or SIGTERM: end in good order after the present iteration; a second one ends at once."""
-        self.signal = number
+        """Ctrl-C or SIGTERM: end in good order after the present iteration; the same again ends at once."""
+        self.interrupted_by = number
         signal.signal(number, signal.SIG_DFL)
 
     def reached(self, target: float | None) -> bool:
-        """Whether the mean return of the last 100 episodes has."""
+        """Whether the mean return of the last 100 episodes has reached the target, if there is one."""
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
     def unfinished(self) -> bool:
-        in_budget = self.count["global_step"] < self.args.total_timesteps
-        return in_budget and not self.reached(self.args.target_return) and not self.signal
+        return self.count["global_step"] < self.args.total_timesteps and not self.reached(self.args.target_return)
 
     def log(self, steps: int, episodes: list, metrics: dict[str, float]) -> None:
         """Count an iteration's steps and finished episodes, log its metrics, save when it is time to."""
@@ -452,47 +448,52 @@ class Run:
         goal = self.envs.spec.reward_threshold if self.args.target_return is None else self.args.target_return
         if self.count["solved_at_step"] is None and self.reached(goal):
             self.count |= {"solved_at_step": step, "solved_at_s": seconds}
-        metrics["charts/SPS"] = step / seconds
+        metrics["charts/SPS"] = self.count["sps"] = round(step / seconds)
         if episodes:
             metrics["charts/episodic_return"], metrics["charts/episodic_length"] = np.mean(episodes, axis=0)
             self.bar.set_postfix_str(f"return {metrics['charts/episodic_return']:.1f}", refresh=False)
         for name, value in metrics.items():
-            if not np.isfinite(value):
-                sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
             self.writer.add_scalar(name, value, step)
+            if not np.isfinite(value):
+                self.writer.close()
+                sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
         self.bar.update(min(step, self.args.total_timesteps) - self.bar.n)
         if time.perf_counter() - self.saved > self.args.checkpoint_interval:
             self.save()
 
     def save(self) -> None:
+        """Write checkpoint.pt, first under another name: a kill leaves the old or the new one, never half of one."""
         self.writer.flush()
-        about = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
-        about |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-        save({**about, **{name: part.state_dict() for name, part in self.parts.items()}}, self.dir / "checkpoint.pt")
+        state = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
+        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        cuda_rng = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        torch.save({**state, "rng": torch.get_rng_state(), "cuda_rng": cuda_rng}, self.dir / "checkpoint.tmp")
+        os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
         self.saved = time.perf_counter()
 
     def finish(self, policy: dict) -> None:
         """Save; then, unless interrupted, evaluate the exported policy and write summary.json."""
         self.save()
         self.bar.close()
-        args, count, seed = self.args, self.count, 2**32 * self.args.seed + 2**31  # far from the training's seeds
-        if self.signal:
+        args, count, seed = self.args, self.count, derive_seed(self.args.seed, 1)
+        if self.interrupted_by:
             print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
-            sys.exit(128 + self.signal)
-        save({"env_id": args.env_id, **policy}, self.dir / "policy.pt")
+            sys.exit(128 + self.interrupted_by)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # nothing is lost from here on: --resume would evaluate again
+        torch.save({"env_id": args.env_id, **policy}, self.dir / "policy.pt")
         act = load_policy(self.dir / "policy.pt")
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
         if args.capture_video:
-            film = partial(gym.wrappers.RecordVideo, video_folder=str(self.dir / "videos"), name_prefix="evaluation")
-            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=[film], render_mode="rgb_array"), seed)
+            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"), name_prefix="evaluation")]
+            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array"), seed)
         self.writer.add_scalar("eval/episodic_return", returns.mean(), count["global_step"])
         self.writer.close()
         summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
         summary |= {"eval_return_mean": returns.mean(), "eval_return_std": returns.std(), "eval_episodes": len(returns)}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
-        summary["sps"] = round(count["global_step"] / count["wall_s"])
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
         result = f"{args.env_id}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
         print(f"{result}; {count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}; {self.dir}")
@@ -515,7 +516,7 @@ def parse_args() -> tuple[Args, dict | None]:
             args, checkpoint = tyro.cli(Args), None
             if args.resume:
                 config = json.loads(Path(args.resume, "config.json").read_text())
-                checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), map_location="cpu", weights_only=True)
+                checkpoint = dict(torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True))
                 own = {name: value for name, value in config["args"].items() if name in asdict(args)}
                 args = tyro.cli(Args, default=Args(**own | {"resume": args.resume}))
     except SystemExit as stop:  # tyro draws a box around what is wrong
@@ -536,18 +537,21 @@ def check(args: Args, checkpoint: dict | None) -> None:
     rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
     require(args.total_timesteps >= steps, f"--total-timesteps {args.total_timesteps} is less than {rollout}")
     require(steps % args.num_minibatches == 0, f"--num-minibatches {args.num_minibatches} does not divide {rollout}")
-    run, wanted = Path(args.resume or args.run_dir or "runs/new"), f"{SCRIPT}.py on {args.env_id}"
-    found = f"{checkpoint['script']}.py on {checkpoint['env_id']}" if checkpoint else wanted
-    require(found == wanted, f"--resume {run} holds a run of {found}, not of {wanted}")
-    taken = not checkpoint and (run / "config.json").exists()
-    require(not taken, f"--run-dir {run} holds a run: continue it with --resume, or name another folder")
+    wanted = {"script": SCRIPT, "env_id": args.env_id}
+    ours = not checkpoint or wanted.items() <= checkpoint.items()
+    require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
+    taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
+    require(not taken, f"--run-dir {args.run_dir} holds a run: continue it with --resume, or name another folder")
+    needs = f"--env-id {args.env_id}{' --capture-video' * args.capture_video}{' --track' * args.track}"
     try:
         env = gym.make(args.env_id, **{"render_mode": "rgb_array"} if args.capture_video else {})
-        env.reset()
+        env.reset(seed=derive_seed(args.seed))
         if args.capture_video:
             env.render()
+        for package in ["moviepy"] * args.capture_video + ["wandb"] * args.track:
+            importlib.import_module(package)
     except Exception as error:  # gymnasium's, an import's, or a renderer's: each has its own type
-        require(False, f"--env-id {args.env_id}{' --capture-video' * args.capture_video}: {error}")
+        require(False, f"{needs}: {error}")
     obs, action = env.observation_space, env.action_space
     require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     known = isinstance(action, Discrete) or isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
@@ -570,9 +574,10 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
-    rollouts = collect(envs, agent, args.num_steps, args.gamma, seed=2**32 * args.seed + run.count["global_step"])
+    seed = derive_seed(args.seed, 0, run.count["global_step"])
+    rollouts = collect(envs, agent, args.num_steps, args.gamma, seed)
 
-    while run.unfinished():
+    while run.unfinished() and not run.interrupted_by:
         lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
         optimizer.param_groups[0]["lr"] = lr
         obs, action, reward, terminated, truncated, valid, discounted, episodes = next(rollouts)
@@ -585,29 +590,29 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         x = agent.normalize(obs)  # (T+1, N, obs_dim)
         old_log_prob = agent.log_prob(x[:-1], action)[0].detach()  # (T, N)
         old_value = agent.critic(x[:-1]).detach()  # (T, N)
+        constant = [column[valid] for column in (x[:-1], action, old_log_prob, old_value)]  # (M, ...), M valid steps
         logged = []
         for _ in range(args.update_epochs):
             value = agent.critic(x).detach()  # (T+1, N)
             advantage = gae(reward, value, terminated, truncated, args.gamma, args.gae_lambda)  # (T, N)
             target = advantage + value[:-1]
-            batch = [column[valid] for column in (x[:-1], action, old_log_prob, old_value, advantage, target)]
-            for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):
+            batch = [*constant, advantage[valid], target[valid]]
+            for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):  # (B,)
                 loss, metrics = loss_of(agent, [column[indices] for column in batch], args)
                 agent.zero_grad()
                 loss.backward()
                 metrics["losses/grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 logged.append(torch.stack(list(metrics.values())).detach())
-            kl = torch.stack(logged[-args.num_minibatches :]).mean(0)[list(metrics).index("losses/approx_kl")]
-            if args.target_kl is not None and kl > args.target_kl:
+            if args.target_kl is not None and ppo_loss(agent, batch, args)[1]["losses/approx_kl"] > args.target_kl:
                 break
 
         if args.norm_obs:
             agent.obs_stats.update(obs[:-1][valid])
-        metrics = dict(zip(metrics, torch.stack(logged).mean(0).tolist()))
+        means = dict(zip(metrics, torch.stack(logged).mean(0).tolist()))
         unexplained = (target - old_value)[valid].var(correction=0) / (target[valid].var(correction=0) + 1e-8)
-        metrics |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
-        run.log(int(valid.sum()), episodes, metrics)
+        means |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
+        run.log(int(valid.sum()), episodes, means)
 
     run.finish(agent.export())
 
