@@ -15,6 +15,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised by K epochs of minibat
     L(θ, φ) = E_t[ min( r_t(θ) Â_t, clip(r_t(θ), 1−ε, 1+ε) Â_t ) − c₁ ½ (V_φ(s_t) − R̂_t)² + c₂ H(π_θ(·|s_t)) ]
 
     with the probability ratio r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t), θ_k the parameters that sampled the rollout.
+    The mean E_t is over the steps really taken, not those in which an environment was only being reset.
 
 Algorithm
     initialise the actor θ and the critic φ
@@ -29,20 +30,26 @@ Algorithm
         merge the rollout's observations into the running statistics
 
 Symbols
-    s_t    obs           (T+1, N, obs_dim)  observations; s_T is where the next rollout starts
-    a_t    action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
-    r_t    reward        (T, N)  divided by the running deviation of the discounted return
-    V_φ    value         (T+1, N)  in the units of the scaled reward
-    Â_t    advantage     (T, N)
-    R̂_t    target        (T, N)  what the value is fitted to
-    r_t(θ) ratio         (B,)  of a minibatch of B of the T·N steps
-    γ, λ   gamma, gae_lambda     ε  clip_coef     c₁  vf_coef     c₂  ent_coef     K  update_epochs
-    m_t    valid         (T, N)  0 where the environment was only being reset; such steps count nowhere
+    s_t     obs           (T+1, N, obs_dim)  observations; s_T is where the next rollout starts
+            x             (T+1, N, obs_dim)  the same, normalised: what the networks see
+    a_t     action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
+    r_t     reward        (T, N)  divided by the running deviation of the discounted return
+    V_φ     value         (T+1, N)  in the units of the scaled reward
+    Â_t     advantage     (T, N)  likewise
+    R̂_t     target        (T, N)  what the value is fitted to
+            valid         (T, N)  false where an environment was only being reset; M of the T·N steps are valid
+    r_t(θ)  ratio         (B,)  of a minibatch of B of those M
+    γ, λ    gamma, gae_lambda     ε  clip_coef     c₁  vf_coef     c₂  ent_coef     K  update_epochs
 
 What sets it apart from an advantage actor-critic (one gradient step a rollout): the ratio lets one rollout serve many
 steps, and the clip takes away the gain from moving a probability further than ε from where it was sampled.
-Beyond the paper, each measured to help: the advantages are recomputed with the current critic before every epoch, and
-the Gaussian starts at σ = e^−0.5.
+
+What the formulas leave out and the results need: observations and rewards scaled by running statistics, orthogonal
+initial weights, a step size annealed to zero, gradients clipped to a norm. What differs from most implementations,
+because it measured better here: advantages recomputed with the newest critic before every epoch; advantages not
+normalised, so that a rollout in which nothing happened is not blown up to noise of size one; SiLU units; a Gaussian
+that starts at σ = e^−0.5. γ discounts inside the advantages, but the γ^t in front of each step that the gradient of the
+discounted objective has is dropped, as everywhere in practice.
 
 Run
     python ppo_clip.py --env-id CartPole-v1

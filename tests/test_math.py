@@ -186,7 +186,7 @@ class TestPolicyLoss:
         agent = make_agent(ppo_clip, kind)
         x = torch.randn(1, 3)
         minibatch = [x, agent.sample(x).detach(), *torch.randn(4, 1)]
-        loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args())
+        loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args(norm_adv=True, ent_coef=0.1))
         loss.backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in agent.parameters())
 
