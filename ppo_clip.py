@@ -63,15 +63,12 @@ Papers  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1
 """
 
 import contextlib
-import importlib
-import inspect
 import io
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -130,7 +127,7 @@ class Args:
     max_grad_norm: float = 0.5
     """L2 norm to which a larger gradient is scaled down"""
     target_kl: float | None = None
-    """end an update after an epoch whose mean KL(π_θk ‖ π_θ), in nats, exceeds this"""
+    """end an update after an epoch that left KL(π_θk ‖ π_θ), in nats, above this"""
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
@@ -216,8 +213,7 @@ class Agent(nn.Module):
         self.actor = mlp(obs_dim, int(num_outputs), 0.01)
         self.critic = nn.Sequential(*mlp(obs_dim, 1, 1.0), nn.Flatten(-2))  # V_φ(s): (..., N, obs_dim) to (..., N)
         self.obs_stats, self.return_stats = RunningStats(obs_dim), RunningStats()
-        if not self.discrete:
-            self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))
+        self.log_std = nn.Parameter(torch.full((int(num_outputs),), -0.5))  # without a gradient if Discrete
         low, high = (action_space.start, 0) if self.discrete else (action_space.low, action_space.high)
         self.low, self.high = nn.Buffer(torch.tensor(low)), nn.Buffer(torch.tensor(high))
 
@@ -260,9 +256,8 @@ def softmax_policy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
 
 def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy (...) of means and actions (..., act_dim), log_std (act_dim,)."""
-    z = (action - mean) / log_std.exp()
-    log_prob = (-0.5 * z.square() - log_std - 0.5 * np.log(2 * np.pi)).sum(-1)  # [gaussian-policy]
-    return log_prob, (log_std + 0.5 * np.log(2 * np.pi * np.e)).sum().expand_as(log_prob)
+    log_prob = -((action - mean) / log_std.exp()).square() / 2 - log_std - np.log(2 * np.pi) / 2  # [gaussian-policy]
+    return log_prob.sum(-1), (log_std + np.log(2 * np.pi * np.e) / 2).sum().expand(log_prob.shape[:-1])
 
 
 def gae(reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float) -> Tensor:
@@ -281,10 +276,9 @@ def gae(reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, ga
 
 def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_coef: float) -> tuple[Tensor, dict]:
     """Clipped surrogate, negated, of a minibatch (B,), and what to log of it; Schulman et al. 2017, eq. 7."""
-    log_ratio = log_prob - old_log_prob
-    ratio = log_ratio.exp()  # [surrogate] r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t) (B,)
+    ratio = (log_prob - old_log_prob).exp()  # [surrogate] r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t) (B,)
     loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantage).mean()  # [clip]
-    approx_kl = (ratio - 1 - log_ratio).mean()  # of KL(π_θk ‖ π_θ), and never negative (Schulman's k3)
+    approx_kl = (ratio - 1 - ratio.log()).mean()  # of KL(π_θk ‖ π_θ), and never negative (Schulman's k3)
     clipfrac = ((ratio - 1).abs() > clip_coef).float().mean()
     return loss, {"losses/policy_loss": loss, "losses/approx_kl": approx_kl, "losses/clipfrac": clipfrac}
 
@@ -313,7 +307,7 @@ def ppo_loss(agent: Agent, minibatch: list[Tensor], args: Args) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: float, seed: int) -> Iterator[tuple]:
+def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: float, seed: int):
     """Run the agent for ever; every T = num_steps steps yields, as tensors on its device,
 
     obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
@@ -344,10 +338,11 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
 # ---------------------------------------------------------------- evaluation and files
 
 
-def evaluate(act: Callable[[np.ndarray], np.ndarray], envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Undiscounted return (N,) of one episode of `act` in each of N environments, which are then closed.
+def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Undiscounted return (N,) of one episode in each of N environments, which are then closed.
 
-    One each, because to take the first N episodes to end would favour short ones.
+    `act` takes observations (N, obs_dim) to actions (N, ...). One episode each, because to take the first N that end
+    would favour short ones.
     """
     obs, _ = envs.reset(seed=seed)
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
@@ -359,7 +354,7 @@ def evaluate(act: Callable[[np.ndarray], np.ndarray], envs: gym.vector.VectorEnv
     return returns
 
 
-def load_policy(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+def load_policy(path: str | Path):
     """The policy of a policy.pt, of whichever script: raw observations (N, obs_dim) to environment actions (N, ...).
 
     A file that carries code instead of data is refused (pickle.UnpicklingError).
@@ -384,15 +379,6 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
-class Adam(torch.optim.Adam):
-    """torch.optim.Adam, less the decorators that import torch._dynamo for torch.compile's sake: it takes 0.9 s."""
-
-    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
-    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
-
-
 # ---------------------------------------------------------------- the run
 
 
@@ -412,7 +398,7 @@ class Run:
                 part.load_state_dict(checkpoint[name])
             torch.set_rng_state(checkpoint["rng"])
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][: torch.cuda.device_count()])
-        name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        name = f"runs/{args.env_id.replace(':', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
         self.dir = Path(args.resume or args.run_dir or name)
         if (self.dir / "summary.json").exists() and not self.unfinished():
             print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
@@ -426,8 +412,7 @@ class Run:
             import wandb
 
             where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": self.dir}
-            name = self.dir.resolve().name.replace(":", "-")
-            wandb.init(**where, id=name, resume="allow", config=asdict(args), sync_tensorboard=True)
+            wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
         self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
         self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count["wall_s"]
@@ -472,9 +457,9 @@ class Run:
         """Write checkpoint.pt, first under another name: a kill leaves the old or the new one, never half of one."""
         self.writer.flush()
         state = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
+        state |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
-        cuda_rng = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        torch.save({**state, "rng": torch.get_rng_state(), "cuda_rng": cuda_rng}, self.dir / "checkpoint.tmp")
+        torch.save(state, self.dir / "checkpoint.tmp")
         os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
         self.saved = time.perf_counter()
 
@@ -486,16 +471,11 @@ class Run:
         if self.interrupted_by:
             print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
             sys.exit(128 + self.interrupted_by)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # nothing is lost from here on: --resume would evaluate again
         torch.save({"env_id": args.env_id, **policy}, self.dir / "policy.pt")
         act = load_policy(self.dir / "policy.pt")
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
-        if args.capture_video:
-            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"), name_prefix="evaluation")]
-            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array"), seed)
         self.writer.add_scalar("eval/episodic_return", returns.mean(), count["global_step"])
         self.writer.close()
         summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
@@ -504,6 +484,9 @@ class Run:
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
         result = f"{args.env_id}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
         print(f"{result}; {count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}; {self.dir}")
+        if args.capture_video:
+            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"), name_prefix="evaluation")]
+            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array"), seed)
 
 
 # ---------------------------------------------------------------- command line
@@ -524,13 +507,12 @@ def parse_args() -> tuple[Args, dict | None]:
             if args.resume:
                 config = json.loads(Path(args.resume, "config.json").read_text())
                 checkpoint = dict(torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True))
-                own = {name: value for name, value in config["args"].items() if name in asdict(args)}
-                args = tyro.cli(Args, default=Args(**own | {"resume": args.resume}))
+                args = tyro.cli(Args, default=Args(**config["args"] | {"resume": args.resume}))
     except SystemExit as stop:  # tyro draws a box around what is wrong
         require(not stop.code, stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))))
         raise
     except Exception as error:  # every kind of damage raises a type of its own
-        require(False, f"--resume {args.resume}: no checkpoint to continue from ({type(error).__name__})")
+        require(False, f"--resume {args.resume} holds no run of {SCRIPT}.py to continue ({type(error).__name__})")
     return args, checkpoint
 
 
@@ -544,21 +526,14 @@ def check(args: Args, checkpoint: dict | None) -> None:
     rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
     require(args.total_timesteps >= steps, f"--total-timesteps {args.total_timesteps} is less than {rollout}")
     require(steps % args.num_minibatches == 0, f"--num-minibatches {args.num_minibatches} does not divide {rollout}")
-    wanted = {"script": SCRIPT, "env_id": args.env_id}
-    ours = not checkpoint or wanted.items() <= checkpoint.items()
+    ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
     require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
     require(not taken, f"--run-dir {args.run_dir} holds a run: continue it with --resume, or name another folder")
-    needs = f"--env-id {args.env_id}{' --capture-video' * args.capture_video}{' --track' * args.track}"
     try:
-        env = gym.make(args.env_id, **{"render_mode": "rgb_array"} if args.capture_video else {})
-        env.reset(seed=derive_seed(args.seed))
-        if args.capture_video:
-            env.render()
-        for package in ["moviepy"] * args.capture_video + ["wandb"] * args.track:
-            importlib.import_module(package)
-    except Exception as error:  # gymnasium's, an import's, or a renderer's: each has its own type
-        require(False, f"{needs}: {error}")
+        env = gym.make(args.env_id)
+    except Exception as error:  # gymnasium's or an import's
+        require(False, f"--env-id {args.env_id}: {error}")
     obs, action = env.observation_space, env.action_space
     require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     known = isinstance(action, Discrete) or isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
@@ -578,11 +553,10 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     args.ent_coef = (0.003 if agent.discrete else 0.0) if args.ent_coef is None else args.ent_coef
-    optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
+    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
-    seed = derive_seed(args.seed, 0, run.count["global_step"])
-    rollouts = collect(envs, agent, args.num_steps, args.gamma, seed)
+    rollouts = collect(envs, agent, args.num_steps, args.gamma, derive_seed(args.seed, 0, run.count["global_step"]))
 
     while run.unfinished() and not run.interrupted_by:
         lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
@@ -597,14 +571,13 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         x = agent.normalize(obs)  # (T+1, N, obs_dim)
         old_log_prob = agent.log_prob(x[:-1], action)[0].detach()  # (T, N)
         old_value = agent.critic(x[:-1]).detach()  # (T, N)
-        constant = [column[valid] for column in (x[:-1], action, old_log_prob, old_value)]  # (M, ...), M valid steps
         logged = []
         for _ in range(args.update_epochs):
             value = agent.critic(x).detach()  # (T+1, N)
             advantage = gae(reward, value, terminated, truncated, args.gamma, args.gae_lambda)  # (T, N)
             target = advantage + value[:-1]
-            batch = [*constant, advantage[valid], target[valid]]
-            for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):  # (B,)
+            batch = [column[valid] for column in (x[:-1], action, old_log_prob, old_value, advantage, target)]
+            for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):  # (B,) of (M,)
                 loss, metrics = loss_of(agent, [column[indices] for column in batch], args)
                 agent.zero_grad()
                 loss.backward()

@@ -63,12 +63,6 @@ def test_a_runs_folder(script, run, tmp_path):
     assert abs(logged["eval/episodic_return"][0][1] - result["eval_return_mean"]) < 1e-3
 
 
-def test_it_starts_without_torch_dynamo(script, run):
-    """Its import takes 0.9 s, a fifth of a run on CartPole, and only --compile needs it."""
-    done = run(script, *SHORT, PYTHONPROFILEIMPORTTIME="1")
-    assert "torch.optim" in done.stderr and "torch._dynamo" not in done.stderr
-
-
 def test_the_default_run_dir(script, run, tmp_path):
     assert run(script, *SHORT, "--seed", 7, "--no-save-model").returncode == 0
     [run_dir] = (tmp_path / "runs").iterdir()
