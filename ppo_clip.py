@@ -63,6 +63,7 @@ Papers  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1
 """
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -92,7 +93,7 @@ class Args:
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
-    total_timesteps: int = 80_000
+    total_timesteps: int = 60_000
     """budget of environment steps, all environments together"""
     learning_rate: float = 1.5e-3
     """Adam's step size"""
@@ -339,7 +340,7 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
 
 
 def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Undiscounted return (N,) of one episode in each of N environments, which are then closed.
+    """Undiscounted return (N,) of one episode in each of N environments.
 
     `act` takes observations (N, obs_dim) to actions (N, ...). One episode each, because to take the first N that end
     would favour short ones.
@@ -350,7 +351,6 @@ def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
         obs, reward, terminated, truncated, _ = envs.step(act(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
-    envs.close()
     return returns
 
 
@@ -360,16 +360,15 @@ def load_policy(path: str | Path):
     A file that carries code instead of data is refused (pickle.UnpicklingError).
     """
     p = torch.load(path, map_location="cpu", weights_only=True)
-    activation = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh}[p["activation"]]
+    functions = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh, "clip": nn.functional.hardtanh}
 
     def policy(obs: np.ndarray) -> np.ndarray:
         x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / p["obs_std"]
         for i, (weight, bias) in enumerate(p["layers"]):
-            x = (activation(x) if i else x) @ weight.T + bias
+            x = (functions[p["activation"]](x) if i else x) @ weight.T + bias
         if p["head"] == "argmax":
             return (p["low"] + x.argmax(-1)).numpy()
-        x = x.tanh() if p["head"] == "tanh" else x.clamp(-1, 1)
-        return (p["low"] + (x + 1) / 2 * (p["high"] - p["low"])).numpy()
+        return (p["low"] + (functions[p["head"]](x) + 1) / 2 * (p["high"] - p["low"])).numpy()
 
     return policy
 
@@ -377,6 +376,13 @@ def load_policy(path: str | Path):
 def derive_seed(*numbers: int) -> int:
     """A 31-bit seed; runs whose --seed are neighbours get environments that have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam, less decorators that serve torch.compile: they import torch._dynamo, which takes a second."""
+
+    add_param_group, state_dict = map(inspect.unwrap, (torch.optim.Adam.add_param_group, torch.optim.Adam.state_dict))
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 # ---------------------------------------------------------------- the run
@@ -389,9 +395,8 @@ class Run:
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device: torch.device, checkpoint: dict | None, **parts):
-        self.args, self.envs, self.device, self.parts = args, envs, device, parts
-        self.last100, self.interrupted_by = [], 0  # returns of training episodes; the number of a signal
-        self.count = {"global_step": 0, "episodes": 0, "wall_s": 0.0, "solved_at_step": None, "solved_at_s": None}
+        self.args, self.envs, self.device, self.parts, self.interrupted_by = args, envs, device, parts, 0
+        self.count, self.last100 = {"global_step": 0, "episodes": 0, "solved_at_step": None, "solved_at_s": None}, []
         if checkpoint:
             self.count, self.last100 = checkpoint["count"], checkpoint["last100"]
             for name, part in parts.items():
@@ -415,7 +420,7 @@ class Run:
             wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
         self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
         self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
-        self.started = time.perf_counter() - self.count["wall_s"]
+        self.started = time.perf_counter() - self.count.get("wall_s", 0)
         self.save()
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
@@ -553,7 +558,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     args.ent_coef = (0.003 if agent.discrete else 0.0) if args.ent_coef is None else args.ent_coef
-    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
+    optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
     rollouts = collect(envs, agent, args.num_steps, args.gamma, derive_seed(args.seed, 0, run.count["global_step"]))
@@ -569,8 +574,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             reward = reward / agent.return_stats.std()
 
         x = agent.normalize(obs)  # (T+1, N, obs_dim)
-        old_log_prob = agent.log_prob(x[:-1], action)[0].detach()  # (T, N)
-        old_value = agent.critic(x[:-1]).detach()  # (T, N)
+        old_log_prob, old_value = agent.log_prob(x[:-1], action)[0].detach(), agent.critic(x[:-1]).detach()  # (T, N)
         logged = []
         for _ in range(args.update_epochs):
             value = agent.critic(x).detach()  # (T+1, N)

@@ -17,6 +17,4 @@ def test_the_identity(script, run, tmp_path, env_id, at_least):
 
 def test_cartpole(script, run, tmp_path):
     assert run(script, "--env-id", "CartPole-v1", "--run-dir", "r").returncode == 0
-    result = json.loads((tmp_path / "r" / "summary.json").read_text())
-    assert result["eval_return_mean"] >= 475
-    assert result["solved_at_step"] is not None and 0 < result["solved_at_s"] <= result["wall_s"]
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["eval_return_mean"] >= 475

@@ -232,3 +232,21 @@ def test_value_loss():
     # value 1 moved 0.1 from 0.9: within the range; value 2 moved 1.5 from 0.5: counted as at 0.7, error 2.3
     clipped = ppo_clip.value_loss(value, old, target, 0.2)
     torch.testing.assert_close(clipped, torch.tensor(0.5 * (1.0 + 2.3**2) / 2, dtype=f64))
+
+
+@pytest.mark.parametrize("module", having("Adam"))
+def test_adam_is_torchs_adam(module):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(20), torch.randn(5, 20)
+    results = []
+    for optimizer_class in (module.Adam, torch.optim.Adam):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = optimizer_class([parameter], 0.1, eps=1e-5, fused=True)
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        copy = optimizer_class([torch.nn.Parameter(start.clone())], 0.1)
+        copy.load_state_dict(optimizer.state_dict())
+        results.append((parameter.detach(), copy.state_dict()["state"][0]["exp_avg_sq"]))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results))
+    assert not torch.equal(results[0][0], start)

@@ -63,6 +63,12 @@ def test_a_runs_folder(script, run, tmp_path):
     assert abs(logged["eval/episodic_return"][0][1] - result["eval_return_mean"]) < 1e-3
 
 
+def test_it_starts_without_torch_dynamo(script, run):
+    """Its import takes a second, a fifth of a run on CartPole, and only --compile needs it."""
+    done = run(script, *SHORT, PYTHONPROFILEIMPORTTIME="1")
+    assert "torch.optim" in done.stderr and "torch._dynamo" not in done.stderr
+
+
 def test_the_default_run_dir(script, run, tmp_path):
     assert run(script, *SHORT, "--seed", 7, "--no-save-model").returncode == 0
     [run_dir] = (tmp_path / "runs").iterdir()
@@ -156,6 +162,7 @@ def test_target_return_stops_the_run(script, run, tmp_path):
     result = summary(tmp_path / "r")
     assert done.returncode == 0 and result["train_return_last100"] >= 20 and result["episodes"] >= 100
     assert result["global_step"] == result["solved_at_step"] < 100_000
+    assert 0 < result["solved_at_s"] <= result["wall_s"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(script, run, tmp_path):
