@@ -242,7 +242,7 @@ class Agent(nn.Module):
         """The deterministic policy as plain data, to be read by `load_policy`."""
         layers = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]]
         net = {"layers": layers, "activation": "silu", "head": "argmax" if self.discrete else "clip"}
-        scale = {"obs_mean": self.obs_stats.mean, "obs_std": self.obs_stats.std(), "low": self.low, "high": self.high}
+        scale = {"obs_mean": self.obs_stats.mean, "obs_var": self.obs_stats.var, "low": self.low, "high": self.high}
         return {**self.spaces, **net, **scale}
 
 
@@ -279,7 +279,7 @@ def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_
     """Clipped surrogate, negated, of a minibatch (B,), and what to log of it; Schulman et al. 2017, eq. 7."""
     ratio = (log_prob - old_log_prob).exp()  # [surrogate] r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t) (B,)
     loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantage).mean()  # [clip]
-    approx_kl = (ratio - 1 - ratio.log()).mean()  # of KL(π_θk ‖ π_θ), and never negative (Schulman's k3)
+    approx_kl = (ratio - 1 - (log_prob - old_log_prob)).mean()  # of KL(π_θk ‖ π_θ), never negative (Schulman's k3)
     clipfrac = ((ratio - 1).abs() > clip_coef).float().mean()
     return loss, {"losses/policy_loss": loss, "losses/approx_kl": approx_kl, "losses/clipfrac": clipfrac}
 
@@ -363,7 +363,7 @@ def load_policy(path: str | Path):
     functions = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh, "clip": nn.functional.hardtanh}
 
     def policy(obs: np.ndarray) -> np.ndarray:
-        x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / p["obs_std"]
+        x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / (p["obs_var"] + 1e-8).sqrt()
         for i, (weight, bias) in enumerate(p["layers"]):
             x = (functions[p["activation"]](x) if i else x) @ weight.T + bias
         if p["head"] == "argmax":

@@ -208,6 +208,12 @@ def test_policy_loss_equals_a_loop():
     assert 0.1 < metrics["losses/clipfrac"] < 0.9  # both branches were taken
 
 
+def test_policy_loss_is_finite_where_the_ratio_underflows():
+    """A Gaussian with a small σ that has moved: the ratio is 0, its logarithm −200."""
+    loss, metrics = ppo_clip.policy_loss(torch.tensor([-200.0]), torch.zeros(1), torch.ones(1), 0.2)
+    assert loss == 0 and metrics["losses/approx_kl"] == 199
+
+
 @pytest.mark.parametrize(
     "ratio, advantage, moves", [(1.3, 1, False), (1.3, -1, True), (0.7, 1, True), (0.7, -1, False)]
 )
