@@ -340,17 +340,17 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
 
 
 def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Undiscounted return (N,) of one episode in each of N environments.
+    """Undiscounted return (N,) of one episode in each of N environments, which are then closed.
 
     `act` takes observations (N, obs_dim) to actions (N, ...). One episode each, because to take the first N that end
     would favour short ones.
     """
-    obs, _ = envs.reset(seed=seed)
-    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
+    obs, returns, running = envs.reset(seed=seed)[0], np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
     while running.any():
         obs, reward, terminated, truncated, _ = envs.step(act(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
+    envs.close()
     return returns
 
 

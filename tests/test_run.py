@@ -125,7 +125,8 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(script, run, tmp_path)
         for name, tensor in before["agent"].items()
         if not name.startswith("return_stats")
     )
-    assert after["optimizer"]["state"][0]["step"] > before["optimizer"]["state"][0]["step"] > 0
+    steps = [next(iter(state["optimizer"]["state"].values()))["step"] for state in (before, after)]
+    assert 0 < steps[0] < steps[1]
     assert not torch.equal(before["rng"], after["rng"]) and torch.equal(after["rng"], again["rng"])
     assert after["last100"] == again["last100"] != before["last100"]
     assert after["count"]["episodes"] > before["count"]["episodes"]
