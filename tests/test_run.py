@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import having
+from conftest import SCRIPTS, having
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SHORT = ("--total-timesteps", 8192, "--eval-episodes", 5)
@@ -243,3 +243,35 @@ def test_cuda(script, run, tmp_path, flags):
     assert json.loads((tmp_path / "gpu" / "config.json").read_text())["device"] == "cuda"
     cpu, gpu = (scalars(tmp_path / name)["losses/value_loss"][0][1] for name in ("cpu", "gpu"))
     assert abs(cpu / gpu - 1) < 0.3  # other random numbers, the same task
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name.startswith("ppo")])
+class TestPpo:
+    """What only the scripts with minibatches and epochs have."""
+
+    def test_target_kl_ends_an_update_after_its_first_epoch(self, script, run, tmp_path):
+        steps = []
+        for name, target in (("never", 1e9), ("at-once", 0)):
+            done = run(script, *SHORT, "--target-kl", target, "--update-epochs", 3, "--run-dir", name)
+            assert done.returncode == 0, done.stderr
+            optimizer = checkpoint(tmp_path / name)["optimizer"]["state"]
+            iterations = len(scalars(tmp_path / name)["charts/SPS"])
+            steps.append(next(iter(optimizer.values()))["step"] / iterations)
+        assert steps == [3 * 4, 4]  # of four minibatches an epoch
+
+    def test_rollouts_of_one_step_where_all_environments_are_reset_together(self, script, run, tmp_path):
+        """Episodes of a fixed length end in the same step: the rollout after it holds no step at all."""
+        flags = ("--num-steps", 1, "--num-envs", 8, "--num-minibatches", 1, "--env-id", "tiny_envs:IdentityBox-v0")
+        done = run(script, "--total-timesteps", 400, "--eval-episodes", 2, *flags, "--run-dir", "r")
+        assert done.returncode == 0, done.stderr
+        result = summary(tmp_path / "r")
+        assert result["global_step"] == 400 and result["episodes"] == 40
+
+    def test_the_step_size_is_annealed(self, script, run, tmp_path):
+        for name, flags in (("annealed", ()), ("constant", ("--no-anneal-lr",))):
+            assert run(script, *SHORT, "--learning-rate", 0.01, "--run-dir", name, *flags).returncode == 0
+        annealed, constant = (scalars(tmp_path / name)["charts/learning_rate"] for name in ("annealed", "constant"))
+        assert {round(value, 6) for _, value in constant} == {0.01}
+        before = [0, *(step for step, _ in annealed)]  # an iteration's step size is set at its start
+        for start, (_, value) in zip(before, annealed):
+            assert abs(value - 0.01 * (1 - start / 8192)) < 1e-6
