@@ -316,13 +316,12 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended.
     Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
     """
-    device = agent.low.device
     obs, _ = envs.reset(seed=seed)
     done, (returns, lengths, discounted) = np.zeros(envs.num_envs, dtype=bool), np.zeros((3, envs.num_envs))
     while True:
         observations, actions, outcomes, episodes = [], [], [], []
         for _ in range(num_steps):
-            observations.append(torch.tensor(obs, dtype=torch.float32, device=device))
+            observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
             actions.append(agent.sample(agent.normalize(observations[-1])))
             valid = ~done
             obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
@@ -331,8 +330,8 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
             outcomes.append((reward.astype(np.float32), terminated, truncated, valid, discounted.astype(np.float32)))
             episodes += zip(returns[done].tolist(), lengths[done].tolist())
             returns[done] = lengths[done] = 0
-        observations.append(torch.tensor(obs, dtype=torch.float32, device=device))
-        columns = (torch.as_tensor(np.stack(column), device=device) for column in zip(*outcomes))
+        observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
+        columns = (torch.as_tensor(np.stack(column), device=agent.low.device) for column in zip(*outcomes))
         yield torch.stack(observations), torch.stack(actions), *columns, episodes
 
 
@@ -403,8 +402,8 @@ class Run:
                 part.load_state_dict(checkpoint[name])
             torch.set_rng_state(checkpoint["rng"])
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][: torch.cuda.device_count()])
-        name = f"runs/{args.env_id.replace(':', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-        self.dir = Path(args.resume or args.run_dir or name)
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace(":", "-")
+        self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and not self.unfinished():
             print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
             sys.exit(0)
