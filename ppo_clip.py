@@ -211,7 +211,6 @@ class Agent(nn.Module):
 
     def __init__(self, observation_space: Box, action_space: Discrete | Box):
         super().__init__()
-        self.spaces = {"observation_space": str(observation_space), "action_space": str(action_space)}
         self.discrete = isinstance(action_space, Discrete)
         obs_dim, num_outputs = observation_space.shape[0], action_space.n if self.discrete else action_space.shape[0]
         self.actor = mlp(obs_dim, int(num_outputs), 0.01)
@@ -231,9 +230,8 @@ class Agent(nn.Module):
             return (out - torch.empty_like(out).exponential_().log_()).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
 
-    def log_prob(self, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """log π_θ(a|s) and the entropy of π_θ(·|s), both (...)."""
-        out = self.actor(x)
+    def log_prob(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log π_θ(a|s) and the entropy of π_θ(·|s), both (...), of the actor's outputs (..., num_outputs)."""
         return softmax_policy(out, action) if self.discrete else gaussian_policy(out, self.log_std, action)
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -243,10 +241,9 @@ class Agent(nn.Module):
 
     def export(self) -> dict:
         """The deterministic policy as plain data, to be read by `load_policy`."""
-        layers = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]]
+        layers, stats = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]], self.obs_stats
         net = {"layers": layers, "activation": "silu", "head": "argmax" if self.discrete else "clip"}
-        scale = {"obs_mean": self.obs_stats.mean, "obs_var": self.obs_stats.var, "low": self.low, "high": self.high}
-        return {**self.spaces, **net, **scale}
+        return {**net, "obs_mean": stats.mean, "obs_var": stats.var, "low": self.low, "high": self.high}
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -298,7 +295,7 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip_coef: floa
 def ppo_loss(agent: Agent, minibatch: list[Tensor], args: Args) -> tuple[Tensor, dict]:
     """−L(θ, φ) of a minibatch of B steps, and what to log of it."""
     x, action, old_log_prob, old_value, advantage, target = minibatch  # (B, ...)
-    log_prob, entropy = agent.log_prob(x, action)
+    log_prob, entropy = agent.log_prob(agent.actor(x), action)
     if args.norm_adv:  # a single step's becomes 0, not NaN
         advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
     pg_loss, metrics = policy_loss(log_prob, old_log_prob, advantage, args.clip_coef)
@@ -316,7 +313,8 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
 
     obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
     where valid is False if the environment was only being reset; discounted (T, N), the discounted return of each
-    episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended.
+    episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
+    but resets, which a rollout of one step can be, is passed over.
     Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
     """
     obs, _ = envs.reset(seed=seed)
@@ -335,7 +333,8 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
             returns[done] = lengths[done] = 0
         observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
         columns = (torch.as_tensor(np.stack(column), device=agent.low.device) for column in zip(*outcomes))
-        yield torch.stack(observations), torch.stack(actions), *columns, episodes
+        if any(valid.any() for *_, valid, _ in outcomes):
+            yield torch.stack(observations), torch.stack(actions), *columns, episodes
 
 
 # ---------------------------------------------------------------- evaluation and files
@@ -478,7 +477,8 @@ class Run:
         if self.interrupted_by:
             print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
             sys.exit(128 + self.interrupted_by)
-        torch.save({"env_id": args.env_id, **policy}, self.dir / "policy.pt")
+        spaces = {name: str(getattr(self.envs, f"single_{name}")) for name in ("observation_space", "action_space")}
+        torch.save({"env_id": args.env_id, **spaces, **policy}, self.dir / "policy.pt")
         act = load_policy(self.dir / "policy.pt")
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
@@ -525,9 +525,9 @@ def parse_args() -> tuple[Args, dict | None]:
 
 def check(args: Args, checkpoint: dict | None) -> None:
     """All that can be wrong with the arguments, found before anything is written."""
-    counts = ("total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs", "eval_episodes")
-    for name in (*counts, "seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"):
-        least, value = int(name in counts), getattr(args, name)
+    whole = ("total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs", "eval_episodes")
+    for name in (*whole, "seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"):
+        least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     steps = args.num_envs * args.num_steps
     rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
@@ -569,14 +569,13 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
         optimizer.param_groups[0]["lr"] = lr
         obs, action, reward, terminated, truncated, valid, discounted, episodes = next(rollouts)
-        if not valid.any():  # every environment was only being reset
-            continue
         if args.norm_reward:
             agent.return_stats.update(discounted[valid])
             reward = reward / agent.return_stats.std()
 
         x = agent.normalize(obs)  # (T+1, N, obs_dim)
-        old_log_prob, old_value = agent.log_prob(x[:-1], action)[0].detach(), agent.critic(x[:-1]).detach()  # (T, N)
+        old_log_prob = agent.log_prob(agent.actor(x[:-1]), action)[0].detach()  # (T, N)
+        old_value = agent.critic(x[:-1]).detach()
         logged = []
         for _ in range(args.update_epochs):
             value = agent.critic(x).detach()  # (T+1, N)

@@ -13,7 +13,7 @@ CASES = [
     (("--env-id", "FrozenLake-v1"), "Discrete(16)"),
     (("--env-id", "tiny_envs:ManyActions-v0"), "MultiBinary"),
     (("--env-id", "tiny_envs:Unbounded-v0"), "inf"),
-    (("--total-timesteps", 100), "--total-timesteps 100"),
+    (("--total-timesteps", 3), "--total-timesteps 3"),
     (("--num-envs", 0), "--num-envs"),
     (("--num-envs", -3), "--num-envs"),
     (("--num-steps", 0), "--num-steps"),
@@ -25,6 +25,11 @@ CASES = [
     (("--bogus", 1), "--bogus"),
     (("--resume", "nowhere"), "--resume nowhere"),
 ]
+OWN = {
+    "reinforce_baseline": [(("--value-epochs", 0), "--value-epochs"), (("--baseline", "median"), "--baseline")],
+    "a2c": [(("--gae-lambda", -1), "--gae-lambda")],
+    "ppo_kl": [(("--target-kl", -0.1), "--target-kl"), (("--kl-coef", "nan"), "--kl-coef")],
+}
 PPO = [
     (("--num-minibatches", 7), "--num-minibatches 7"),
     (("--num-minibatches", 0), "--num-minibatches"),
@@ -40,8 +45,11 @@ def refused(done, named):
 
 @pytest.mark.parametrize(
     "script, flags, named",
-    [pytest.param(s, *case, id=f"{s} {' '.join(map(str, case[0]))}") for s in SCRIPTS for case in CASES]
-    + [pytest.param(s, *case, id=f"{s} {case[0]}") for s in SCRIPTS if s.startswith("ppo") for case in PPO],
+    [
+        pytest.param(script, *case, id=f"{script} {' '.join(map(str, case[0]))}")
+        for script in SCRIPTS
+        for case in CASES + OWN.get(script, []) + (PPO if script.startswith("ppo") else [])
+    ],
 )
 def test_bad_flag(script, flags, named, run, tmp_path):
     refused(run(script, *flags), named)

@@ -9,7 +9,10 @@ from conftest import having
 from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Normal, kl_divergence
 
+import a2c
 import ppo_clip
+import ppo_kl
+import reinforce_baseline
 
 T, N, GAMMA, LAMBDA = 7, 5, 0.97, 0.9
 f64 = torch.float64
@@ -136,7 +139,7 @@ class TestSample:
         agent = make_agent(module, "Discrete")
         x = torch.randn(3)
         counts = agent.sample(x.expand(200_000, 3)).bincount(minlength=4) / 200_000
-        log_prob, _ = agent.log_prob(x.expand(4, 3), torch.arange(4))
+        log_prob, _ = agent.log_prob(agent.actor(x.expand(4, 3)), torch.arange(4))
         assert (counts - log_prob.exp()).abs().max() < 0.005  # four standard errors
         assert counts.max() < 0.9
 
@@ -146,49 +149,197 @@ class TestSample:
         sample, std = agent.sample(x.expand(200_000, 3)), agent.log_std.exp()
         assert ((sample.mean(0) - agent.actor(x)).abs() < 4 * std / 200_000**0.5).all()
         assert (sample.std(0) / std - 1).abs().max() < 0.01
-        log_prob, entropy = agent.log_prob(x.expand(200_000, 3), sample)
+        log_prob, entropy = agent.log_prob(agent.actor(x.expand(200_000, 3)), sample)
         assert abs(-log_prob.mean() / entropy[0] - 1) < 0.01
 
 
+@pytest.fixture
+def episodes():
+    """Rewards, scores and the steps that count, of five episodes of 7, 1, 4, 4 and 2 steps."""
+    rng = torch.Generator().manual_seed(0)
+    reward, weight = torch.randn(2, T, N, generator=rng, dtype=f64)
+    valid = torch.arange(T)[:, None] < torch.tensor([7, 1, 4, 4, 2])
+    return reward * valid, weight, valid
+
+
+@pytest.mark.parametrize("module", having("reward_to_go"))
+def test_reward_to_go_equals_the_definition(module, episodes):
+    reward, _, valid = episodes
+    to_go = module.reward_to_go(reward, GAMMA)
+    for n in range(N):
+        for t in range(T):
+            assert abs(to_go[t, n] - sum(GAMMA ** (k - t) * reward[k, n] for k in range(t, T))) < 1e-12
+    assert not to_go[~valid].any() and to_go.dtype == f64
+    assert module.reward_to_go(torch.ones(3, 1), 0.5)[:, 0].tolist() == [1.75, 1.5, 1.0]
+
+
+def test_mean_baseline_equals_the_definition(episodes):
+    reward, _, valid = episodes
+    to_go = reinforce_baseline.reward_to_go(reward, GAMMA)
+    baseline = reinforce_baseline.mean_baseline(to_go, valid)
+    alone = 0
+    for t, n in valid.nonzero().tolist():
+        others = [to_go[t, k] for k in range(N) if k != n and valid[t, k]]
+        assert abs(baseline[t, n] - (sum(others) / len(others) if others else 0)) < 1e-12
+        alone += not others
+    assert alone == 3
+
+
 @pytest.mark.parametrize("kind", ["Discrete", "Box"])
-class TestPolicyLoss:
-    def test_gradient_at_ratio_1_is_the_plain_policy_gradient(self, kind):
-        agent = make_agent(ppo_clip, kind)
-        x, advantage = torch.randn(32, 3), torch.randn(32)
-        action = agent.sample(x).detach()
-        log_prob, _ = agent.log_prob(x, action)
-        loss, _ = ppo_clip.policy_loss(log_prob, log_prob.detach(), advantage, 0.2)
-        plain = -(log_prob * advantage).mean()
-        parameters = [*agent.actor.parameters(), *([agent.log_std] if kind == "Box" else [])]
-        ours, theirs = (torch.autograd.grad(x, parameters, retain_graph=True) for x in (loss, plain))
-        for a, b in zip(ours, theirs):
-            torch.testing.assert_close(a, b)
-            assert b.abs().sum() > 0
+@pytest.mark.parametrize("module", having("reinforce_loss"))
+def test_reinforce_loss_equals_a_loop(module, kind, episodes):
+    """Summed over the steps of each episode, averaged over the episodes: not over their steps."""
+    _, weight, valid = episodes
+    agent = make_agent(module, kind).double()
+    x = torch.randn(T, N, 3, dtype=f64)
+    action = agent.sample(x).detach()
+    loss, metrics = module.reinforce_loss(agent, x, action, weight, valid)
+    total, entropy = 0.0, []
+    for t, n in valid.nonzero().tolist():
+        policy = reference_policy(agent, x[t, n])
+        total += float(policy.log_prob(action[t, n]).sum() * weight[t, n])
+        entropy.append(float(policy.entropy().sum()))
+    assert abs(float(loss) + total / N) < 1e-12 and loss.dtype == f64
+    assert abs(float(metrics["losses/entropy"]) - np.mean(entropy)) < 1e-12
+
+
+def reference_policy(agent, x):
+    out = agent.actor(x)
+    return Categorical(logits=out) if agent.discrete else Normal(out, agent.log_std.exp())
+
+
+def actor_critic_batch(kind):
+    """An agent in float64, and of 32 steps x, action, advantage and target."""
+    agent = make_agent(ppo_clip, kind).double()
+    x = torch.randn(32, 3, dtype=f64)
+    return agent, x, agent.sample(x).detach(), *torch.randn(2, 32, dtype=f64)
+
+
+def gradients(loss, agent):
+    return torch.autograd.grad(loss, agent.parameters(), allow_unused=True, retain_graph=True)
+
+
+@pytest.mark.parametrize("kind", ["Discrete", "Box"])
+class TestActorCriticLosses:
+    """a2c_loss, ppo_loss and ppo_kl_loss, on the same steps."""
+
+    def old(self, agent, x, action):
+        """The columns of the policy that sampled, as ppo_kl.py stores them: outputs, log σ, log-probabilities."""
+        out = agent.actor(x).detach()
+        return out, agent.log_std.detach().expand_as(out).clone(), agent.log_prob(out, action)[0].detach()
+
+    def test_a2c_loss_equals_a_loop(self, kind):
+        agent, x, action, advantage, target = actor_critic_batch(kind)
+        loss, metrics = a2c.a2c_loss(agent, [x, action, advantage, target], a2c.Args(vf_coef=0.7, ent_coef=0.3))
+        policy, value, entropy = 0.0, 0.0, 0.0
+        for i in range(32):
+            reference = reference_policy(agent, x[i])
+            policy -= float(reference.log_prob(action[i]).sum() * advantage[i]) / 32
+            value += 0.5 * float(agent.critic(x[i : i + 1])[0] - target[i]) ** 2 / 32
+            entropy += float(reference.entropy().sum()) / 32
+        expected = [policy + 0.7 * value - 0.3 * entropy, policy, value, entropy]
+        seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "value_loss", "entropy"))]
+        np.testing.assert_allclose([float(x) for x in seen], expected, rtol=1e-12)
+
+    def test_ppos_gradient_at_ratio_1_is_a2cs(self, kind):
+        agent, x, action, advantage, target = actor_critic_batch(kind)
+        out, log_std, log_prob = self.old(agent, x, action)
+        flags = {"vf_coef": 0.7, "ent_coef": 0.3}
+        a2c_loss, _ = a2c.a2c_loss(agent, [x, action, advantage, target], a2c.Args(**flags))
+        old_value = torch.randn(32, dtype=f64)
+        clip, _ = ppo_clip.ppo_loss(agent, [x, action, log_prob, old_value, advantage, target], ppo_clip.Args(**flags))
+        minibatch = [x, action, out, log_std, log_prob, advantage, target]
+        kl, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 10.0, ppo_kl.Args(**flags))
+        assert abs(metrics["losses/kl"]) < 1e-12
+        reference = gradients(a2c_loss, agent)
+        for ours in (gradients(clip, agent), gradients(kl, agent)):
+            for a, b in zip(ours, reference):
+                if b is None:  # log σ of a Discrete policy
+                    assert kind == "Discrete" and a is None
+                else:
+                    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+                    assert b.abs().sum() > 0
 
     @pytest.mark.parametrize("norm_adv", [False, True])
     @pytest.mark.parametrize("clip_vloss", [False, True])
     def test_ppo_loss_is_the_sum_of_its_terms(self, kind, clip_vloss, norm_adv):
-        agent = make_agent(ppo_clip, kind)
+        agent, x, action, advantage, target = actor_critic_batch(kind)
         args = ppo_clip.Args(vf_coef=0.7, ent_coef=0.3, clip_vloss=clip_vloss, norm_adv=norm_adv)
-        x = torch.randn(16, 3)
-        action = agent.sample(x).detach()
-        old_log_prob, old_value, advantage, target = torch.randn(4, 16)
+        old_log_prob, old_value = torch.randn(2, 32, dtype=f64)
         loss, metrics = ppo_clip.ppo_loss(agent, [x, action, old_log_prob, old_value, advantage, target], args)
         if norm_adv:
             advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
-        log_prob, entropy = agent.log_prob(x, action)
+        log_prob, entropy = agent.log_prob(agent.actor(x), action)
         pg, _ = ppo_clip.policy_loss(log_prob, old_log_prob, advantage, 0.2)
         v = ppo_clip.value_loss(agent.critic(x), old_value, target, 0.2 if clip_vloss else None)
         torch.testing.assert_close(loss, pg + 0.7 * v - 0.3 * entropy.mean())
-        assert metrics["losses/policy_loss"] == pg and metrics["losses/entropy"] == entropy.mean()
+        assert metrics["losses/entropy"] == entropy.mean()
+        torch.testing.assert_close(metrics["losses/policy_loss"], pg)
+
+    @pytest.mark.parametrize("norm_adv", [False, True])
+    def test_ppo_kl_loss_equals_a_loop(self, kind, norm_adv):
+        """Away from the old policy, σ included."""
+        agent, x, action, advantage, target = actor_critic_batch(kind)
+        old = self.old(agent, x, action)
+        with torch.no_grad():
+            for parameter in agent.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        args = ppo_kl.Args(vf_coef=0.7, ent_coef=0.3, norm_adv=norm_adv)
+        loss, metrics = ppo_kl.ppo_kl_loss(agent, [x, action, *old, advantage, target], 2.5, args)
+        if norm_adv:
+            advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
+        policy = kl = value = entropy = 0.0
+        for i in range(32):
+            new = reference_policy(agent, x[i])
+            before = Categorical(logits=old[0][i]) if kind == "Discrete" else Normal(old[0][i], old[1][i].exp())
+            ratio = (new.log_prob(action[i]).sum() - before.log_prob(action[i]).sum()).exp()
+            policy -= float(ratio * advantage[i]) / 32
+            kl += float(kl_divergence(before, new).sum()) / 32
+            value += 0.5 * float(agent.critic(x[i : i + 1])[0] - target[i]) ** 2 / 32
+            entropy += float(new.entropy().sum()) / 32
+        assert kl > 0.01
+        expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy + 2.5 * kl, kl, value, entropy]
+        seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "kl", "value_loss", "entropy"))]
+        np.testing.assert_allclose([float(x) for x in seen], expected, rtol=1e-7)  # the advantages' 1e-8
 
     def test_a_minibatch_of_one_is_not_nan(self, kind):
-        agent = make_agent(ppo_clip, kind)
-        x = torch.randn(1, 3)
-        minibatch = [x, agent.sample(x).detach(), *torch.randn(4, 1)]
-        loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args(norm_adv=True, ent_coef=0.1))
-        loss.backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in agent.parameters())
+        agent, x, action, advantage, target = (
+            y if isinstance(y, torch.nn.Module) else y[:1] for y in actor_critic_batch(kind)
+        )
+        out, log_std, log_prob = self.old(agent, x, action)
+        flags = {"norm_adv": True, "ent_coef": 0.1}
+        clip, _ = ppo_clip.ppo_loss(agent, [x, action, log_prob, target, advantage, target], ppo_clip.Args(**flags))
+        minibatch = [x, action, out, log_std, log_prob, advantage, target]
+        kl, _ = ppo_kl.ppo_kl_loss(agent, minibatch, 1.0, ppo_kl.Args(**flags))
+        for loss in (clip, kl):
+            assert all(g is None or g.isfinite().all() for g in gradients(loss, agent))
+
+
+def test_softmax_kl_equals_torch_distributions():
+    old, new = 3 * torch.randn(2, 40, 7, 6)
+    expected = kl_divergence(Categorical(logits=old), Categorical(logits=new))
+    torch.testing.assert_close(ppo_kl.softmax_kl(old, new), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, ppo_kl.softmax_kl(new, old), rtol=0.1)  # it is not symmetric
+    torch.testing.assert_close(ppo_kl.softmax_kl(old, old), torch.zeros(40, 7))
+
+
+def test_gaussian_kl_equals_torch_distributions():
+    old_mean, mean, old_log_std = torch.randn(3, 40, 7, 3)
+    log_std = torch.tensor([-1.0, 0.0, 0.7])
+    expected = kl_divergence(Normal(old_mean, old_log_std.exp()), Normal(mean, log_std.exp())).sum(-1)
+    torch.testing.assert_close(ppo_kl.gaussian_kl(old_mean, old_log_std, mean, log_std), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, ppo_kl.gaussian_kl(mean, log_std, old_mean, old_log_std), rtol=0.1)
+    zero = ppo_kl.gaussian_kl(old_mean, old_log_std, old_mean, old_log_std)
+    torch.testing.assert_close(zero, torch.zeros(40, 7), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kl, factor",
+    [(0, 0.5), (0.5, 0.5), (1, 0.5), (1.0001, 1), (1.5, 1), (2.2499, 1), (2.25, 2), (100, 2)],
+)
+def test_the_kl_coefficient_adapts_at_and_around_both_thresholds(kl, factor):
+    """δ = 1.5, so that δ / 1.5 and 1.5 δ are 1 and 2.25, both exact in binary."""
+    assert ppo_kl.adapt_kl_coef(3.0, kl, 1.5) == 3.0 * factor
 
 
 def test_policy_loss_equals_a_loop():

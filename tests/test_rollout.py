@@ -48,10 +48,12 @@ class TestCollect:
         for before, after in zip(parts, parts[1:]):
             assert torch.equal(before[0][-1], after[0][0])
 
-    def test_a_rollout_of_nothing_but_resets(self, module):
+    def test_a_rollout_of_nothing_but_resets_is_passed_over(self, module):
         rollouts = begin(module, timetable(*[[(1, "truncated")]] * 3), 1)
-        first, second = next(rollouts), next(rollouts)
-        assert first[5].all() and not second[5].any() and second[-1] == []
+        for episode in range(3):
+            obs, _, reward, _, truncated, valid, _, episodes = next(rollouts)
+            assert valid.all() and truncated.all() and episodes == [(10 * episode + 1, 1)] * 3
+            assert (obs[:, :, 0] == episode).all() and (reward == 10 * episode + 1).all()
 
     @pytest.mark.parametrize("how", ENDS)
     @pytest.mark.parametrize("at", ["first", "middle", "last"])
@@ -67,6 +69,36 @@ class TestCollect:
             after = 0.0 if t == length - 1 and how != "truncated" else t + 1
             expected = (t + 1) + 0.5 * after - t + 0.25 * expected
             assert advantage[t, 0] == expected, t
+
+
+@pytest.mark.parametrize("module", having("collect_episodes"))
+class TestCollectEpisodes:
+    def begin(self, module, envs):
+        agent = module.Agent(envs.single_observation_space, envs.single_action_space)
+        return module.collect_episodes(envs, agent, seed=0)
+
+    @pytest.mark.parametrize("how", ENDS)
+    def test_every_number_of_an_iteration(self, module, how):
+        batches = self.begin(module, timetable([(2, how)], [(4, "terminated")]))
+        obs, action, reward, valid, episodes = next(batches)
+        # while environment 1 runs on, environment 0 is reset and begins an episode that does not count
+        assert obs[:, 0].tolist()[:3] == [[0, 0], [0, 1], [0, 2]]
+        assert obs[:, 1].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
+        assert action.shape == (4, 2)
+        assert reward.T.tolist() == [[1, 2, 0, 0], [1, 2, 3, 4]] and reward.dtype == torch.float32
+        assert valid.T.tolist() == [[True, True, False, False], [True] * 4]
+        assert episodes == [(3, 2), (10, 4)]
+
+        obs, _, reward, valid, episodes = next(batches)
+        assert obs[0].tolist() == [[2, 0], [1, 0]]  # episode 1 of environment 0 was begun and left
+        assert valid.T.tolist() == [[True, True, False, False], [True] * 4]
+        assert reward.T.tolist() == [[21, 22, 0, 0], [11, 12, 13, 14]]
+        assert episodes == [(43, 2), (50, 4)]
+
+    def test_short_episodes_are_not_favoured(self, module):
+        """One episode of each environment, though the first could have had twenty in the meantime."""
+        for batch, _ in zip(self.begin(module, timetable([(1, "truncated")], [(20, "truncated")])), range(3)):
+            assert batch[3].sum(0).tolist() == [1, 20] and len(batch[-1]) == 2
 
 
 @pytest.mark.parametrize("module", having("make_envs"))
@@ -118,7 +150,10 @@ class TestAgent:
         assert agent.to_env(actions).tolist() == [[-2, 0], [0, 0.25], [1, 0.375], [2, 0]]
 
     def test_the_stored_action_is_not_clipped(self, module):
-        _, action, *_ = next(begin(module, module.make_envs("tiny_envs:IdentityBox-v0", 50), 20))
+        envs = module.make_envs("tiny_envs:IdentityBox-v0", 50)
+        agent = module.Agent(envs.single_observation_space, envs.single_action_space)
+        whole = module.collect_episodes(envs, agent, 0) if hasattr(module, "collect_episodes") else None
+        _, action, *_ = next(whole or module.collect(envs, agent, 20, 0.5, 0))
         assert action.abs().max() > 1
 
     def test_the_observation_statistics_are_part_of_the_network(self, module):

@@ -9,8 +9,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, having
+from conftest import having
+from gymnasium.spaces import Box
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributions import Normal, kl_divergence
+
+import ppo_kl
 
 SHORT = ("--total-timesteps", 8192, "--eval-episodes", 5)
 SUMMARY = (
@@ -167,7 +171,7 @@ def test_target_return_stops_the_run(script, run, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(script, run, tmp_path):
-    flags = ("--env-id", "tiny_envs:Broken-v0", "--no-norm-reward", "--checkpoint-interval", 0)
+    flags = ("--env-id", "tiny_envs:Broken-v0", "--checkpoint-interval", 0)
     done = run(script, *SHORT, *flags, "--run-dir", "r")
     assert done.returncode == 1 and "became nan" in done.stderr and "Traceback" not in done.stderr
     assert all(tensor.isfinite().all() for tensor in checkpoint(tmp_path / "r")["agent"].values())
@@ -241,37 +245,87 @@ def test_cuda(script, run, tmp_path, flags):
         done = run(script, *SHORT, "--run-dir", name, *more)
         assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "gpu" / "config.json").read_text())["device"] == "cuda"
-    cpu, gpu = (scalars(tmp_path / name)["losses/value_loss"][0][1] for name in ("cpu", "gpu"))
+    cpu, gpu = (scalars(tmp_path / name)["losses/entropy"][0][1] for name in ("cpu", "gpu"))
     assert abs(cpu / gpu - 1) < 0.3  # other random numbers, the same task
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name.startswith("ppo")])
-class TestPpo:
-    """What only the scripts with minibatches and epochs have."""
+def test_the_step_size_is_annealed(script, run, tmp_path):
+    for name, flags in (("annealed", ()), ("constant", ("--no-anneal-lr",))):
+        assert run(script, *SHORT, "--learning-rate", 0.01, "--run-dir", name, *flags).returncode == 0
+    annealed, constant = (scalars(tmp_path / name)["charts/learning_rate"] for name in ("annealed", "constant"))
+    assert {round(value, 6) for _, value in constant} == {0.01}
+    before = [0, *(step for step, _ in annealed)]  # an iteration's step size is set at its start
+    for start, (_, value) in zip(before, annealed):
+        assert abs(value - 0.01 * (1 - start / 8192)) < 1e-6
 
-    def test_target_kl_ends_an_update_after_its_first_epoch(self, script, run, tmp_path):
-        steps = []
-        for name, target in (("never", 1e9), ("at-once", 0)):
-            done = run(script, *SHORT, "--target-kl", target, "--update-epochs", 3, "--run-dir", name)
-            assert done.returncode == 0, done.stderr
-            optimizer = checkpoint(tmp_path / name)["optimizer"]["state"]
-            iterations = len(scalars(tmp_path / name)["charts/SPS"])
-            steps.append(next(iter(optimizer.values()))["step"] / iterations)
-        assert steps == [3 * 4, 4]  # of four minibatches an epoch
 
-    def test_rollouts_of_one_step_where_all_environments_are_reset_together(self, script, run, tmp_path):
-        """Episodes of a fixed length end in the same step: the rollout after it holds no step at all."""
-        flags = ("--num-steps", 1, "--num-envs", 8, "--num-minibatches", 1, "--env-id", "tiny_envs:IdentityBox-v0")
-        done = run(script, "--total-timesteps", 400, "--eval-episodes", 2, *flags, "--run-dir", "r")
+@pytest.mark.parametrize("script", ["a2c", "ppo_clip", "ppo_kl"])
+def test_rollouts_of_one_step_where_all_environments_are_reset_together(script, run, tmp_path):
+    """Episodes of a fixed length end in the same step: the rollout after it holds no step at all."""
+    flags = ("--num-steps", 1, "--num-envs", 8, "--env-id", "tiny_envs:IdentityBox-v0")
+    flags += () if script == "a2c" else ("--num-minibatches", 1)
+    done = run(script, "--total-timesteps", 400, "--eval-episodes", 2, *flags, "--run-dir", "r")
+    assert done.returncode == 0, done.stderr
+    result = summary(tmp_path / "r")
+    assert result["global_step"] == 400 and result["episodes"] == 40
+
+
+def test_target_kl_ends_an_update_of_ppo_clip_after_its_first_epoch(run, tmp_path):
+    steps = []
+    for name, target in (("never", 1e9), ("at-once", 0)):
+        done = run("ppo_clip", *SHORT, "--target-kl", target, "--update-epochs", 3, "--run-dir", name)
         assert done.returncode == 0, done.stderr
-        result = summary(tmp_path / "r")
-        assert result["global_step"] == 400 and result["episodes"] == 40
+        optimizer = checkpoint(tmp_path / name)["optimizer"]["state"]
+        iterations = len(scalars(tmp_path / name)["charts/SPS"])
+        steps.append(next(iter(optimizer.values()))["step"] / iterations)
+    assert steps == [3 * 4, 4]  # of four minibatches an epoch
 
-    def test_the_step_size_is_annealed(self, script, run, tmp_path):
-        for name, flags in (("annealed", ()), ("constant", ("--no-anneal-lr",))):
-            assert run(script, *SHORT, "--learning-rate", 0.01, "--run-dir", name, *flags).returncode == 0
-        annealed, constant = (scalars(tmp_path / name)["charts/learning_rate"] for name in ("annealed", "constant"))
-        assert {round(value, 6) for _, value in constant} == {0.01}
-        before = [0, *(step for step, _ in annealed)]  # an iteration's step size is set at its start
-        for start, (_, value) in zip(before, annealed):
-            assert abs(value - 0.01 * (1 - start / 8192)) < 1e-6
+
+def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(run, tmp_path):
+    assert run("ppo_kl", *SHORT, "--run-dir", "r").returncode == 0
+    assert run("ppo_kl", "--resume", "r", "--total-timesteps", 40_000, "--eval-episodes", 2).returncode == 0
+    logged = scalars(tmp_path / "r")
+    kl, coef = ([value for _, value in logged[f"losses/{name}"]] for name in ("kl", "kl_coef"))
+    factors = [2 if d >= 0.015 else 0.5 if d <= 0.01 / 1.5 else 1 for d in kl]
+    assert coef[0] == 1 and coef[1:] == [c * factor for c, factor in zip(coef, factors)][:-1]
+    assert len(coef) >= 19 and len(set(factors)) == 3
+    assert checkpoint(tmp_path / "r")["optimizer"]["param_groups"][0]["kl_coef"] == coef[-1] * factors[-1]
+
+
+def test_ppo_kl_logs_the_exact_kl_between_the_policies_before_and_after_an_update(run, tmp_path):
+    """Where every observation is the same, two checkpoints are enough to tell it: means and σ have both moved."""
+    flags = ("--env-id", "tiny_envs:Blind-v0", "--eval-episodes", 2, "--learning-rate", 0.01, "--no-norm-obs")
+    assert run("ppo_kl", *flags, "--no-anneal-lr", "--total-timesteps", 2048, "--run-dir", "r").returncode == 0
+    before = checkpoint(tmp_path / "r")
+    assert run("ppo_kl", "--resume", "r", "--total-timesteps", before["count"]["global_step"] + 1).returncode == 0
+    policies = []
+    for state in (before, checkpoint(tmp_path / "r")):
+        agent = ppo_kl.Agent(Box(-1, 1, (2,)), Box(-1, 1, (2,)))
+        agent.load_state_dict(state["agent"])
+        policies.append(Normal(agent.actor(torch.ones(2)), agent.log_std.exp()))
+    expected = kl_divergence(*policies).sum().item()
+    assert expected > 0.001 and abs(scalars(tmp_path / "r")["losses/kl"][-1][1] / expected - 1) < 1e-3
+    only_the_means = kl_divergence(policies[0], Normal(policies[1].mean, policies[0].stddev)).sum().item()
+    assert abs(only_the_means / expected - 1) > 0.05
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
+@pytest.mark.parametrize("flag", ["--reward-to-go", "--no-reward-to-go"])
+def test_reinforce_baseline_without_one_is_reinforce_to_the_last_digit(run, tmp_path, env_id, flag):
+    for script, more in (("reinforce", ()), ("reinforce_baseline", ("--baseline", "none"))):
+        done = run(script, *SHORT, "--env-id", env_id, flag, *more, "--run-dir", script)
+        assert done.returncode == 0, done.stderr
+    one, other = (checkpoint(tmp_path / script) for script in ("reinforce", "reinforce_baseline"))
+    assert one["count"]["global_step"] == other["count"]["global_step"] and one["last100"] == other["last100"]
+    for name, tensor in one["agent"].items():
+        assert torch.equal(tensor, other["agent"][name]), name
+    assert one["agent"]["obs_stats.count"] > 8000
+
+
+@pytest.mark.parametrize("baseline", ["value", "mean"])
+def test_each_baseline_of_reinforce_baseline_is_another(run, tmp_path, baseline):
+    returns = []
+    for name in (baseline, "none"):
+        assert run("reinforce_baseline", *SHORT, "--baseline", name, "--run-dir", name).returncode == 0
+        returns.append(checkpoint(tmp_path / name)["last100"])
+    assert returns[0] != returns[1]

@@ -64,6 +64,14 @@ class Identity(gym.Env):
         return self._obs(), reward, False, self.steps == 10, {}
 
 
+class Blind(Identity):
+    """Shows nothing of the answer: every observation is the same."""
+
+    def _obs(self):
+        super()._obs()
+        return np.ones(self.num_inputs, dtype=np.float32)
+
+
 class Broken(Identity):
     """Its reward is NaN from step `after` on."""
 
@@ -81,6 +89,7 @@ BOX = Box(np.array([-2.0, 0.0], dtype=np.float32), np.array([2.0, 0.5], dtype=np
 gym.register("Timetable-v0", Timetable)
 gym.register("IdentityDiscrete-v0", Identity, kwargs={"action_space": Discrete(3, start=5)})
 gym.register("IdentityBox-v0", Identity, kwargs={"action_space": BOX})
+gym.register("Blind-v0", Blind, kwargs={"action_space": Box(-1, 1, (2,))})
 gym.register("Broken-v0", Broken, kwargs={"after": 100})
 gym.register("ManyActions-v0", Identity, kwargs={"action_space": gym.spaces.MultiBinary(3)})
 gym.register("Unbounded-v0", Identity, kwargs={"action_space": Box(-np.inf, np.inf, (1,))})

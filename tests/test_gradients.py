@@ -1,0 +1,240 @@
+"""The lectures' theorems on a Markov decision process small enough to enumerate: every trajectory, its probability, and
+the gradient that a script's own loss makes of it, in float64, with γ = 1.
+
+From state 0, action 0 leads to state 1 or 2 with even odds; action 1 ends the episode with probability 0.3, else leads
+to state 2. Any action in state 1 or 2 ends it. The rewards have an offset, as those of most tasks do.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import having
+from gymnasium.spaces import Box, Discrete
+
+import a2c
+import ppo_clip
+import ppo_kl
+import reinforce_baseline
+
+REWARD = torch.tensor([[6.0, 4.0], [7.0, 3.0], [5.0, 8.0]], dtype=torch.float64)  # [state, action]
+NEXT = {(0, 0): {1: 0.5, 2: 0.5}, (0, 1): {None: 0.3, 2: 0.7}, **{(s, a): {None: 1.0} for s in (1, 2) for a in (0, 1)}}
+STATES = torch.eye(3, dtype=torch.float64)
+
+
+def trajectories(state=0, probability=1.0):
+    """(probability of the environment's part, states, actions) of every trajectory."""
+    for action in (0, 1):
+        for next_state, p in NEXT[state, action].items():
+            if next_state is None:
+                yield probability * p, [state], [action]
+            else:
+                for q, states, actions in trajectories(next_state, probability * p):
+                    yield q, [state, *states], [action, *actions]
+
+
+ALL = list(trajectories())
+
+
+def make_agent(module, seed=0):
+    torch.manual_seed(seed)
+    agent = module.Agent(Box(0, 1, (3,)), Discrete(2)).double()
+    torch.nn.init.normal_(agent.actor[-1].weight)
+    return agent
+
+
+def log_policy(agent):
+    """log π(a|s) (3, 2)."""
+    return agent.actor(STATES).log_softmax(-1)
+
+
+def probabilities(log_pi):
+    """p(τ) of ALL under a policy given as log π (3, 2)."""
+    return torch.stack([p * sum(log_pi[s, a] for s, a in zip(states, actions)).exp() for p, states, actions in ALL])
+
+
+RETURNS = torch.stack([REWARD[states, actions].sum() for _, states, actions in ALL])
+
+
+def objective(log_pi):
+    """J = Σ_τ p(τ) R(τ)."""
+    return (probabilities(log_pi) * RETURNS).sum()
+
+
+def action_values(log_pi):
+    """Q^π (3, 2) and V^π (3,), from the last step back."""
+    q = REWARD.clone()
+    v = (log_pi.exp() * q).sum(-1)
+    for action in (0, 1):
+        q[0, action] += sum(p * v[s] for s, p in NEXT[0, action].items() if s is not None)
+    return q, (log_pi.exp() * q).sum(-1)
+
+
+def gradient(loss, agent):
+    """−∇loss with respect to the actor, as one vector: the ascent direction."""
+    return -torch.cat([g.flatten() for g in torch.autograd.grad(loss, agent.actor.parameters())])
+
+
+def exact_gradient(agent):
+    return gradient(-objective(log_policy(agent)), agent)
+
+
+def batch_of(*taken):
+    """Trajectories side by side as `collect_episodes` yields them: states, actions, rewards, valid, all (2, N)."""
+    states, actions = torch.zeros(2, 2, len(taken), dtype=torch.long)
+    valid = torch.zeros(2, len(taken), dtype=torch.bool)
+    for n, (_, s, a) in enumerate(taken):
+        states[: len(s), n], actions[: len(s), n], valid[: len(s), n] = torch.tensor(s), torch.tensor(a), True
+    return states, actions, REWARD[states, actions] * valid, valid
+
+
+def moments(agent, estimate, size=1):
+    """Mean and total variance of `estimate(trajectories)` over all batches of `size` trajectories."""
+    p = probabilities(log_policy(agent)).tolist()
+    mean, square = 0, 0
+    for indices in itertools.product(range(len(ALL)), repeat=size):
+        probability = math.prod(p[i] for i in indices)
+        g = estimate(*(ALL[i] for i in indices))
+        mean, square = mean + probability * g, square + probability * g.square().sum()
+    return mean, square - mean.square().sum()
+
+
+VALUE = torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)  # of no policy
+
+
+def weights(module, agent, kind, states, actions, reward, valid):
+    """What weighs each action's score, (2, N)."""
+    to_go = module.reward_to_go(reward, 1.0)
+    q, v = (x.detach() for x in action_values(log_policy(agent)))
+    return {
+        "total": lambda: to_go[:1].expand_as(to_go),
+        "to-go": lambda: to_go,
+        "q": lambda: q[states, actions],
+        "to-go - any value": lambda: to_go - VALUE[states],
+        "to-go - value": lambda: to_go - v[states],
+        "total - value": lambda: (to_go - v[states])[:1].expand_as(to_go),
+        "to-go - mean": lambda: to_go - module.mean_baseline(to_go, valid),
+        "total - mean": lambda: (to_go - module.mean_baseline(to_go, valid))[:1].expand_as(to_go),
+        "total - mean with itself": lambda: (to_go - to_go.mean(1, keepdim=True))[:1].expand_as(to_go),
+    }[kind]()
+
+
+def reinforce_moments(module, kind, size=1):
+    agent = make_agent(module)
+
+    def estimate(*taken):
+        states, actions, reward, valid = batch_of(*taken)
+        weight = weights(module, agent, kind, states, actions, reward, valid)
+        return gradient(module.reinforce_loss(agent, STATES[states], actions, weight, valid)[0], agent)
+
+    return *moments(agent, estimate, size), exact_gradient(agent)
+
+
+@pytest.mark.parametrize("module", having("reinforce_loss"))
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("kind", ["total", "to-go", "q", "to-go - any value", "to-go - value", "total - value"])
+def test_the_estimate_is_unbiased(module, kind, size):
+    mean, _, exact = reinforce_moments(module, kind, size)
+    torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)
+    assert exact.norm() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["to-go - mean", "total - mean"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_mean_of_the_others_is_an_unbiased_baseline(kind, size):
+    mean, _, exact = reinforce_moments(reinforce_baseline, kind, size)
+    torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)
+
+
+def test_a_mean_with_the_trajectory_itself_shrinks_the_gradient():
+    """By 1 − 1/N: what leaving one out is for."""
+    mean, _, exact = reinforce_moments(reinforce_baseline, "total - mean with itself", 2)
+    torch.testing.assert_close(mean, exact / 2, rtol=1e-10, atol=1e-10)
+
+
+def test_causality_and_baselines_lower_the_variance():
+    variance = {
+        (kind, size): float(reinforce_moments(reinforce_baseline, kind, size)[1])
+        for kind in ("total", "to-go", "to-go - value", "q", "total - mean", "to-go - mean")
+        for size in ((2,) if "mean" in kind else (1, 2))
+    }
+    for kind in ("total", "to-go", "to-go - value", "q"):
+        assert abs(variance[kind, 2] / variance[kind, 1] - 1 / 2) < 1e-9  # of the mean of two
+    assert variance["q", 2] < variance["to-go", 2]  # the rewards' own randomness is averaged out
+    assert 2 * variance["to-go - value", 2] < variance["to-go - mean", 2] < variance["to-go", 2] < variance["total", 2]
+    assert variance["to-go - mean", 2] < variance["total - mean", 2] < variance["total", 2]
+
+
+@pytest.mark.parametrize("module", having("reinforce_loss"))
+def test_with_every_weight_1_it_is_behavioural_cloning_of_its_own_actions(module):
+    agent, (states, actions, _, valid) = make_agent(module), batch_of(*ALL)
+    loss, _ = module.reinforce_loss(agent, STATES[states], actions, torch.ones_like(valid).double(), valid)
+    logits = agent.actor(STATES[states[valid]])
+    cloning = torch.nn.functional.cross_entropy(logits, actions[valid], reduction="sum") / len(ALL)
+    torch.testing.assert_close(loss, cloning)
+
+
+def a2c_moments(lam, value):
+    """With the critic's values given; `a2c_loss` is the mean over the steps, so times M it is their sum."""
+    agent = make_agent(a2c)
+
+    def estimate(taken):
+        states, actions, reward, valid = batch_of(taken)
+        terminated = torch.zeros_like(valid)
+        terminated[len(taken[1]) - 1] = True
+        values = torch.cat([value[states] * valid, torch.zeros(1, 1, dtype=torch.float64)])
+        advantage = a2c.gae(reward, values, terminated, torch.zeros_like(valid), 1.0, lam)
+        batch = [x[valid] for x in (STATES[states], actions, advantage, advantage)]
+        loss, _ = a2c.a2c_loss(agent, batch, a2c.Args(vf_coef=0, ent_coef=0))
+        return gradient(loss * valid.sum(), agent)
+
+    return *moments(agent, estimate), exact_gradient(agent)
+
+
+def test_lambda_trades_bias_for_variance():
+    _, true_value = action_values(log_policy(make_agent(a2c)).detach())
+    bias, variance = {}, {}
+    for lam in (0.0, 0.5, 1.0):
+        mean, variance[lam], exact = a2c_moments(lam, true_value)
+        torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)  # with V^π every λ is unbiased
+        bias[lam] = float((a2c_moments(lam, VALUE)[0] - exact).norm() / exact.norm())
+    assert variance[0.0] < variance[0.5] < variance[1.0]
+    assert bias[0.0] > bias[0.5] > 0.1 and bias[1.0] < 1e-10
+
+
+def surrogate_of(module, log_pi, new_log_pi):
+    """L_π(π') = Σ_t E_{s~d_t^π, a~π}[ π'(a|s)/π(a|s) A^π(s, a) ], the ratio by way of the module's own loss."""
+    p = probabilities(log_pi)
+    q, v = action_values(log_pi)
+    total = torch.zeros(())
+    for probability, (_, states, actions) in zip(p, ALL):
+        advantage, old, new = (x[states, actions] for x in (q - v[:, None], log_pi, new_log_pi))
+        mean = -ppo_clip.policy_loss(new, old, advantage, clip_coef=1e9)[0]
+        total = total + probability * mean * len(states)
+    return total
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_performance_difference_lemma_and_the_kl_bound(seed, size):
+    log_pi = log_policy(make_agent(ppo_clip)).detach()
+    torch.manual_seed(seed)
+    new_log_pi = (log_pi + size * torch.randn(3, 2)).log_softmax(-1)
+    difference = objective(new_log_pi) - objective(log_pi)
+    q, v = action_values(log_pi)
+    advantages = torch.stack([(q - v[:, None])[states, actions].sum() for _, states, actions in ALL])
+    torch.testing.assert_close(difference, (probabilities(new_log_pi) * advantages).sum())  # the lemma
+
+    # Only the second step's states are distributed otherwise, by at most 2 E[TV] in L1 norm, and TV ≤ √(KL/2).
+    error = (difference - surrogate_of(ppo_clip, log_pi, new_log_pi)).abs()
+    kl = ppo_kl.softmax_kl(log_pi, new_log_pi)[0]
+    gain = (new_log_pi.exp() * (q - v[:, None])).sum(-1)[1:].abs().max()
+    assert 0 < error <= 2**0.5 * gain * kl.sqrt()
+
+
+def test_the_surrogate_has_the_objectives_gradient_at_the_old_policy():
+    agent = make_agent(ppo_clip)
+    log_pi = log_policy(agent)
+    ours = gradient(-surrogate_of(ppo_clip, log_pi.detach(), log_pi), agent)
+    torch.testing.assert_close(ours, exact_gradient(agent), rtol=1e-10, atol=1e-10)
