@@ -88,11 +88,11 @@ class Args:
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
-    total_timesteps: int = 60_000
+    total_timesteps: int = 500_000
     """budget of environment steps, all environments together"""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     """Adam's step size"""
-    num_envs: int = 64
+    num_envs: int = 16
     """parallel environments, m, each of which runs one episode an iteration"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""

