@@ -34,6 +34,7 @@ Symbols
     V_φ     value         (T+1, N)  in the units of the scaled reward
     Â_t     advantage     (T, N)  likewise
     R̂_t     target        (T, N)  what the value is fitted to
+            discounted    (T, N)  c_t = r_t + γ c_{t−1}, whose running deviation scales the reward
             valid         (T, N)  false where an environment was only being reset; M of the T·N steps are valid
     γ, λ    gamma, gae_lambda     c₁  vf_coef     c₂  ent_coef
 
@@ -137,7 +138,7 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the loss; on one CPU core no faster (15.2 k against 15.7 k steps/s) and 10 s slower to start"""
+    """torch.compile the loss, which takes ten seconds or more to begin with"""
 
 
 # ---------------------------------------------------------------- environments
@@ -273,8 +274,8 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     """Run the agent for ever; every T = num_steps steps yields, as tensors on its device,
 
     obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
-    where valid is False if the environment was only being reset; discounted (T, N), the discounted return of each
-    episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
+    where valid is False if the environment was only being reset; discounted (T, N), the discounted sum of an episode's
+    rewards so far, c_t = r_t + γ c_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
     but resets, which a rollout of one step can be, is passed over.
     Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
     """
@@ -545,9 +546,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
         if args.norm_obs:
             agent.obs_stats.update(obs[:-1][valid])
-        metrics = dict(zip(metrics, torch.stack(list(metrics.values())).tolist()))
-        unexplained = (target - value[:-1])[valid].var(correction=0) / (target[valid].var(correction=0) + 1e-8)
-        metrics |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
+        unexplained = advantage[valid].var(correction=0) / (target[valid].var(correction=0) + 1e-8)
+        metrics |= {"losses/explained_variance": 1 - unexplained}
+        metrics = dict(zip(metrics, torch.stack(list(metrics.values())).tolist())) | {"charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, metrics)
 
     run.finish(agent.export())

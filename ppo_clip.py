@@ -37,6 +37,7 @@ Symbols
     V_φ     value         (T+1, N)  in the units of the scaled reward
     Â_t     advantage     (T, N)  likewise
     R̂_t     target        (T, N)  what the value is fitted to
+            discounted    (T, N)  c_t = r_t + γ c_{t−1}, whose running deviation scales the reward
             valid         (T, N)  false where an environment was only being reset; M of the T·N steps are valid
     r_t(θ)  ratio         (B,)  of a minibatch of B of those M
     γ, λ    gamma, gae_lambda     ε  clip_coef     c₁  vf_coef     c₂  ent_coef     K  update_epochs
@@ -312,8 +313,8 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     """Run the agent for ever; every T = num_steps steps yields, as tensors on its device,
 
     obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
-    where valid is False if the environment was only being reset; discounted (T, N), the discounted return of each
-    episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
+    where valid is False if the environment was only being reset; discounted (T, N), the discounted sum of an episode's
+    rewards so far, c_t = r_t + γ c_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
     but resets, which a rollout of one step can be, is passed over.
     Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
     """

@@ -39,14 +39,17 @@ Symbols
     V_φ     value         (T+1, N)  in the units of the scaled reward
     Â_t     advantage     (T, N)  likewise
     R̂_t     target        (T, N)  what the value is fitted to
+            discounted    (T, N)  c_t = r_t + γ c_{t−1}, whose running deviation scales the reward
     π_θk    old_out       (T, N, num_actions) logits or (T, N, act_dim) means; a Gaussian's log σ is old_log_std
             valid         (T, N)  false where an environment was only being reset; M of the T·N steps are valid
     r_t(θ)  ratio         (B,)  of a minibatch of B of those M
-    D_KL    kl            (B,)  in nats, exact: summed over actions, or in closed form for Gaussians
+            old_log_prob  (T, N)  log π_θk(a_t|s_t)
+    D_KL    kl            (B,)  in nats, exact: summed over actions, or in closed form for Gaussians; in train its mean
     γ, λ    gamma, gae_lambda     β  kl_coef     δ  target_kl     c₁  vf_coef     c₂  ent_coef     K  update_epochs
 
 What sets it apart from PPO-clip: what keeps the policy near the one that sampled the rollout is a price on distance,
-not a bound on each ratio. No clip; β finds its size by itself, within a few updates, from wherever it starts.
+not a bound on each ratio. β moves by at most a factor of two an update: a start that is 2^n off costs n updates, and
+while nothing is learned it keeps halving.
 
 What the formulas leave out: observations and rewards are scaled by running statistics, initial weights are orthogonal,
 the step size is annealed to zero, gradients are clipped to a norm. As in ppo_clip.py advantages are not normalised, and
@@ -127,9 +130,9 @@ class Args:
     max_grad_norm: float = 0.5
     """L2 norm to which a larger gradient is scaled down"""
     target_kl: float = 0.01
-    """KL(π_θk ‖ π_θ) that an update should end with, in nats, δ"""
+    """KL(π_θk ‖ π_θ) that an update should end with, in nats, above 0, δ"""
     kl_coef: float = 1.0
-    """weight of the KL penalty in the first update, β"""
+    """weight of the KL penalty in a run's first update, β; 0 is none, ever; a resumed run goes on with its own"""
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
@@ -155,7 +158,7 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the loss; on one CPU core no faster (15.2 k against 15.7 k steps/s) and 10 s slower to start"""
+    """torch.compile the loss, which takes ten seconds or more to begin with"""
 
 
 # ---------------------------------------------------------------- environments
@@ -299,10 +302,10 @@ def ppo_kl_loss(agent: Agent, minibatch: list[Tensor], kl_coef: float, args: Arg
         advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
     ratio = (log_prob - old_log_prob).exp()  # [surrogate] r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t) (B,)
     kl = softmax_kl(old_out, out) if agent.discrete else gaussian_kl(old_out, old_log_std, out, agent.log_std)
-    pg_loss = -(ratio * advantage).mean() + kl_coef * kl.mean()  # [kl-penalty]
+    pg_loss = -(ratio * advantage).mean()
     v_loss = 0.5 * (agent.critic(x) - target).square().mean()
     metrics = {"losses/policy_loss": pg_loss, "losses/value_loss": v_loss, "losses/kl": kl.mean()}
-    loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy.mean()
+    loss = pg_loss + kl_coef * kl.mean() + args.vf_coef * v_loss - args.ent_coef * entropy.mean()  # [kl-penalty]
     return loss, {**metrics, "losses/entropy": entropy.mean()}
 
 
@@ -314,8 +317,8 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     """Run the agent for ever; every T = num_steps steps yields, as tensors on its device,
 
     obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
-    where valid is False if the environment was only being reset; discounted (T, N), the discounted return of each
-    episode so far, G_t = r_t + γ G_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
+    where valid is False if the environment was only being reset; discounted (T, N), the discounted sum of an episode's
+    rewards so far, c_t = r_t + γ c_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
     but resets, which a rollout of one step can be, is passed over.
     Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
     """
@@ -598,9 +601,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
         if args.norm_obs:
             agent.obs_stats.update(obs[:-1][valid])
-        means = dict(zip(metrics, torch.stack(logged).mean(0).tolist())) | {"charts/learning_rate": lr}
+        means = dict(zip(metrics, torch.stack(logged).mean(0).tolist())) | {"losses/kl": kl, "losses/kl_coef": kl_coef}
         unexplained = (target - old_value)[valid].var(correction=0) / (target[valid].var(correction=0) + 1e-8)
-        means |= {"losses/explained_variance": 1 - unexplained.item(), "losses/kl": kl, "losses/kl_coef": kl_coef}
+        means |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, means)
 
     run.finish(agent.export())

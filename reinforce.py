@@ -10,42 +10,43 @@
 # ///
 """REINFORCE: the score-function policy gradient, with rewards-to-go or the returns of whole trajectories.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, estimated from m trajectories as
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, estimated from N trajectories as
 
-    ∇J(θ) ≈ (1/m) Σ_i Σ_t ∇ log π_θ(a_t|s_t) W_t
+    ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) W_t
 
     where W_t is the reward-to-go G_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, or with --no-reward-to-go the trajectory's return
-    R(τ) = G_0. Both have the same expectation, as an action cannot change the rewards before it, and those only add
-    noise: so the reward-to-go is the default.
+    R(τ) = G_0. With γ = 1 both have the same expectation, as an action cannot change the rewards before it, and those
+    only add noise: so the reward-to-go is the default.
 
 Algorithm
     initialise the policy θ
     repeat until the budget of environment steps is spent
-        run π_θ for one episode in each of m parallel environments          collect_episodes
+        run π_θ for one episode in each of N parallel environments          collect_episodes
         G_t ← r_t + γ G_{t+1}, from the last step back                      reward_to_go
-        θ ← one Adam step on −(1/m) Σ_i Σ_t log π_θ(a_t|s_t) W_t            reinforce_loss
+        θ ← one Adam step on −(1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t            reinforce_loss
         merge the episodes' observations into the running statistics
 
 Symbols
-    s_t     obs           (T, m, obs_dim)  observations of m = num_envs episodes; T is the length of the longest
-            x             (T, m, obs_dim)  the same, normalised: what the network sees
-    a_t     action        (T, m) or (T, m, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
-    r_t     reward        (T, m)  in the environment's units; 0 after an episode's end
-            valid         (T, m)  false after an episode's end
-    G_t     to_go         (T, m)
-    W_t     weight        (T, m)
-    γ       gamma
+    s_t     obs           (T, N, obs_dim)  observations of N episodes; T is the length of the longest
+            x             (T, N, obs_dim)  the same, normalised: what the network sees
+    a_t     action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
+    r_t     reward        (T, N)  in the environment's units; 0 after an episode's end
+            valid         (T, N)  false after an episode's end, where an environment waits for the others
+    G_t     to_go         (T, N)
+    W_t     weight        (T, N)
+    γ       gamma     N  num_envs
 
 A trajectory is an episode up to its termination or its time limit. What would have come after a time limit is not
-known and not guessed at, there being no value function to do it: the objective is the return within the limit.
+known and not guessed at, there being no value function to do it: the objective is the return within the limit. An
+environment without a limit has to end its episodes by itself.
 Each environment contributes one episode, however long, and the sum over its steps is not divided by their number:
-to take the first m episodes that end, or the mean over an episode's steps, would favour short ones.
+to take the first N episodes that end, or the mean over an episode's steps, would favour short ones.
 
 What the formulas leave out: observations are scaled by running statistics, initial weights are orthogonal, the step
-size is annealed to zero. Returns are neither centred nor scaled, which would be a baseline in disguise; Adam's step
-does not depend on their scale.
-γ discounts inside G_t, but the γ^t in front of each step that the gradient of the discounted objective has is dropped,
-as everywhere in practice.
+size is annealed to zero. Returns are not centred, which would be a baseline in disguise, nor scaled: a constant factor
+hardly changes Adam's step.
+With γ < 1 the gradient of the discounted objective weighs step t by γ^t G_t, and R(τ) does so on average. With the
+reward-to-go the γ^t is dropped, as everywhere in practice, or late steps would hardly count.
 
 Run
     python reinforce.py --env-id CartPole-v1
@@ -93,7 +94,7 @@ class Args:
     learning_rate: float = 1e-3
     """Adam's step size"""
     num_envs: int = 16
-    """parallel environments, m, each of which runs one episode an iteration"""
+    """parallel environments, N, each of which runs one episode an iteration"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
     gamma: float = 0.99
@@ -127,7 +128,7 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the loss; on one CPU core no faster (15.2 k against 15.7 k steps/s) and 10 s slower to start"""
+    """torch.compile the loss, which takes ten seconds or more to begin with"""
 
 
 # ---------------------------------------------------------------- environments
@@ -241,8 +242,8 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def reinforce_loss(agent: Agent, x: Tensor, action: Tensor, weight: Tensor, valid: Tensor) -> tuple[Tensor, dict]:
     """The negative of what has the estimated ∇J as its gradient, and what to log of it; weight and valid are (T, N)."""
     log_prob, entropy = agent.log_prob(agent.actor(x), action)  # (T, N)
-    loss = -(log_prob * weight * valid).sum(0).mean()  # [score-function] (1/m) Σ_i Σ_t log π_θ(a_t|s_t) W_t
-    return loss, {"losses/policy_loss": loss, "losses/entropy": entropy[valid].mean()}
+    loss = -(log_prob * weight * valid).sum(0).mean()  # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
+    return loss, {"losses/policy_loss": loss, "losses/entropy": (entropy * valid).sum() / valid.sum()}
 
 
 # ---------------------------------------------------------------- rollout
@@ -254,7 +255,8 @@ def collect_episodes(envs: gym.vector.VectorEnv, agent: Agent, seed: int):
 
     obs (T, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward and valid (T, N), T being the length of
     the longest episode, where valid is False and the reward 0 after an episode's end; and a list of the episodes'
-    (return, length). One episode each, because to take the first N that end would favour short ones.
+    (return, length). One episode each, because to take the first N that end would favour short ones. An environment
+    that has finished runs on until the longest episode ends; those steps are neither kept nor counted.
     """
     while True:
         (obs, _), running, seed = envs.reset(seed=seed), np.ones(envs.num_envs, dtype=bool), None
@@ -490,7 +492,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     torch.manual_seed(args.seed)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    torch.manual_seed(derive_seed(args.seed, 2))  # the actions' own, whatever the initial weights have used
+    torch.manual_seed(derive_seed(args.seed, 2))  # so that the actions do not depend on how many weights were drawn
     optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(reinforce_loss) if args.compile else reinforce_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
@@ -510,7 +512,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
         if args.norm_obs:
             agent.obs_stats.update(obs[valid])
-        metrics = {name: value.item() for name, value in metrics.items()} | {"charts/learning_rate": lr}
+        metrics = dict(zip(metrics, torch.stack(list(metrics.values())).tolist())) | {"charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, metrics)
 
     run.finish(agent.export())

@@ -10,52 +10,53 @@
 # ///
 """REINFORCE with a baseline: a learned V(s), or the mean return, subtracted from the reward-to-go.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, estimated from m trajectories as
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, estimated from N trajectories as
 
-    ∇J(θ) ≈ (1/m) Σ_i Σ_t ∇ log π_θ(a_t|s_t) Â_t,    Â_t = G_t − b(s_t)
+    ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) Â_t,    Â_t = G_t − b(s_t)
 
     where G_t = Σ_{t'≥t} γ^{t'−t} r_{t'} is the reward-to-go and b is, with --baseline
         value   V_φ(s_t), fitted to the returns of the iterations before by least squares
-        mean    the mean of G_t over the other trajectories that still run at step t
-        none    0: reinforce.py, to the last digit
+        mean    the mean of G_t over the other trajectories that still run at step t, 0 where there is none
+        none    0: reinforce.py with the same flags, to the last digit
 
     With --no-reward-to-go each action of a trajectory is weighed by Â_0 = R(τ) − b(s_0).
 
 Algorithm
     initialise the actor θ and the critic φ
     repeat until the budget of environment steps is spent
-        run π_θ for one episode in each of m parallel environments          collect_episodes
+        run π_θ for one episode in each of N parallel environments          collect_episodes
         G_t ← r_t + γ G_{t+1}, from the last step back                      reward_to_go
         Â_t ← G_t − b(s_t)                                                  mean_baseline
-        θ ← one Adam step on −(1/m) Σ_i Σ_t log π_θ(a_t|s_t) Â_t            reinforce_loss
+        θ ← one Adam step on −(1/N) Σ_n Σ_t log π_θ(a_t|s_t) Â_t            reinforce_loss
         repeat for K epochs, for each minibatch
             φ ← one Adam step on the mean of (V_φ(s_t) − G_t)²
         merge the episodes' observations into the running statistics
 
 Symbols
-    s_t     obs           (T, m, obs_dim)  observations of m = num_envs episodes; T is the length of the longest
-            x             (T, m, obs_dim)  the same, normalised: what the networks see
-    a_t     action        (T, m) or (T, m, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
-    r_t     reward        (T, m)  in the environment's units; 0 after an episode's end
-            valid         (T, m)  false after an episode's end; M of the T·m steps are valid
-    G_t     to_go         (T, m)
-    b       baseline      (T, m)
-    Â_t     advantage     (T, m)
-    V_φ     agent.critic  in units of the running deviation of G_t
-    γ       gamma     K  value_epochs
+    s_t     obs           (T, N, obs_dim)  observations of N episodes; T is the length of the longest
+            x             (T, N, obs_dim)  the same, normalised: what the networks see
+    a_t     action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
+    r_t     reward        (T, N)  in the environment's units; 0 after an episode's end
+            valid         (T, N)  false after an episode's end; M of the T·N steps are valid
+    G_t     to_go         (T, N)
+    b       baseline      (T, N)  V_φ(s_t) is agent.critic's output times the running deviation of G_t
+    Â_t     advantage     (T, N)
+            weight        (T, N)  Â_t, or with --no-reward-to-go Â_0 at every step
+            target        (M,)  G_t over its running deviation, what agent.critic is fitted to in minibatches of B
+    γ       gamma     N  num_envs     K  value_epochs     B  batch_size
 
 What sets it apart from plain REINFORCE: an action is credited with what it brought beyond what was to be expected. The
 gradient keeps its expectation, as E_a[ ∇ log π_θ(a|s) b ] = 0 for any b that does not depend on the action, and loses
-variance. This is why V_φ is refitted after the policy's step, and why the mean leaves out the trajectory itself: with
-it the gradient would be 1 − 1/m of what it should be.
+variance where b is near the return to be expected. This is why V_φ is refitted after the policy's step, and why the
+mean leaves out the trajectory itself: with it the gradient would be 1 − 1/N of what it should be.
 
 A trajectory is an episode up to its termination or its time limit. What would have come after a time limit is not
 guessed at, though V_φ could: bootstrapping is the step to a2c.py.
 
 What the formulas leave out: observations are scaled by running statistics, V_φ's targets by the deviation of the
 returns, initial weights are orthogonal, the step size is annealed to zero.
-γ discounts inside G_t, but the γ^t in front of each step that the gradient of the discounted objective has is dropped,
-as everywhere in practice.
+With γ < 1 the gradient of the discounted objective weighs step t by γ^t, and R(τ) does so on average. With the
+reward-to-go the γ^t is dropped, as everywhere in practice, or late steps would hardly count.
 
 Run
     python reinforce_baseline.py --env-id CartPole-v1
@@ -103,9 +104,9 @@ class Args:
     total_timesteps: int = 150_000
     """budget of environment steps, all environments together"""
     learning_rate: float = 3e-3
-    """Adam's step size"""
+    """Adam's step size, of both networks"""
     num_envs: int = 16
-    """parallel environments, m, each of which runs one episode an iteration"""
+    """parallel environments, N, each of which runs one episode an iteration"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
     gamma: float = 0.99
@@ -117,7 +118,7 @@ class Args:
     value_epochs: int = 5
     """passes over an iteration's steps that refit the value"""
     batch_size: int = 512
-    """steps in a minibatch of these passes"""
+    """least number of steps in a minibatch of these passes, B"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     target_return: float | None = None
@@ -145,7 +146,7 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the loss; on one CPU core no faster (15.2 k against 15.7 k steps/s) and 10 s slower to start"""
+    """torch.compile the loss, which takes ten seconds or more to begin with"""
 
 
 # ---------------------------------------------------------------- environments
@@ -260,14 +261,14 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
     """Mean reward-to-go (T, N) of the *other* trajectories that still run at step t; 0 where there is none."""
     total, others = (to_go * valid).sum(1, keepdim=True), valid.sum(1, keepdim=True) - 1  # (T, 1)
-    return (total - to_go) / others.clamp(min=1)  # [mean-baseline] b_t = Σ_{j≠i} G_t^j / (m_t − 1)
+    return (total - to_go) / others.clamp(min=1)  # [mean-baseline] b_t = Σ_{k≠n} G_t^k / (N_t − 1)
 
 
 def reinforce_loss(agent: Agent, x: Tensor, action: Tensor, weight: Tensor, valid: Tensor) -> tuple[Tensor, dict]:
     """The negative of what has the estimated ∇J as its gradient, and what to log of it; weight and valid are (T, N)."""
     log_prob, entropy = agent.log_prob(agent.actor(x), action)  # (T, N)
-    loss = -(log_prob * weight * valid).sum(0).mean()  # [score-function] (1/m) Σ_i Σ_t log π_θ(a_t|s_t) W_t
-    return loss, {"losses/policy_loss": loss, "losses/entropy": entropy[valid].mean()}
+    loss = -(log_prob * weight * valid).sum(0).mean()  # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
+    return loss, {"losses/policy_loss": loss, "losses/entropy": (entropy * valid).sum() / valid.sum()}
 
 
 # ---------------------------------------------------------------- rollout
@@ -279,7 +280,8 @@ def collect_episodes(envs: gym.vector.VectorEnv, agent: Agent, seed: int):
 
     obs (T, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward and valid (T, N), T being the length of
     the longest episode, where valid is False and the reward 0 after an episode's end; and a list of the episodes'
-    (return, length). One episode each, because to take the first N that end would favour short ones.
+    (return, length). One episode each, because to take the first N that end would favour short ones. An environment
+    that has finished runs on until the longest episode ends; those steps are neither kept nor counted.
     """
     while True:
         (obs, _), running, seed = envs.reset(seed=seed), np.ones(envs.num_envs, dtype=bool), None
@@ -515,7 +517,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     torch.manual_seed(args.seed)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    torch.manual_seed(derive_seed(args.seed, 2))  # the actions' own, whatever the initial weights have used
+    torch.manual_seed(derive_seed(args.seed, 2))  # so that the actions do not depend on how many weights were drawn
     optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(reinforce_loss) if args.compile else reinforce_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
@@ -542,17 +544,19 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         if args.baseline == "value":
             agent.return_stats.update(to_go[valid])
             inputs, target = x[valid], to_go[valid] / agent.return_stats.std()  # (M, obs_dim), (M,)
+            num_minibatches, v_losses = max(len(target) // args.batch_size, 1), []
             for _ in range(args.value_epochs):
-                for indices in torch.randperm(len(target), device=device).split(args.batch_size):  # (B,) of (M,)
+                for indices in torch.randperm(len(target), device=device).chunk(num_minibatches):  # (B,) of (M,)
                     v_loss = (agent.critic(inputs[indices]) - target[indices]).square().mean()
                     agent.zero_grad()
                     v_loss.backward()
                     optimizer.step()
+                    v_losses.append(v_loss.detach())
             unexplained = advantage[valid].var(correction=0) / (to_go[valid].var(correction=0) + 1e-8)
-            metrics |= {"losses/value_loss": v_loss, "losses/explained_variance": 1 - unexplained}
+            metrics |= {"losses/value_loss": torch.stack(v_losses).mean(), "losses/explained_variance": 1 - unexplained}
         if args.norm_obs:
             agent.obs_stats.update(obs[valid])
-        metrics = {name: value.item() for name, value in metrics.items()} | {"charts/learning_rate": lr}
+        metrics = dict(zip(metrics, torch.stack(list(metrics.values())).tolist())) | {"charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, metrics)
 
     run.finish(agent.export())

@@ -18,6 +18,13 @@ def having(*names: str) -> list:
     return [pytest.param(m, id=m.__name__) for m in modules if all(hasattr(m, name) for name in names)]
 
 
+def pytest_terminal_summary(terminalreporter):
+    from test_repository import changed_lines
+
+    rungs = ", ".join(f"{lower} → {upper} {lines}" for (lower, upper), lines in changed_lines().items())
+    terminalreporter.write_line(f"lines changed along the ladder: {rungs}")
+
+
 @pytest.fixture(params=SCRIPTS)
 def script(request) -> str:
     """Each script's name in turn."""

@@ -103,9 +103,9 @@ def moments(agent, estimate, size=1):
 VALUE = torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)  # of no policy
 
 
-def weights(module, agent, kind, states, actions, reward, valid):
+def weights(module, agent, kind, states, actions, reward, valid, gamma):
     """What weighs each action's score, (2, N)."""
-    to_go = module.reward_to_go(reward, 1.0)
+    to_go = module.reward_to_go(reward, gamma)
     q, v = (x.detach() for x in action_values(log_policy(agent)))
     return {
         "total": lambda: to_go[:1].expand_as(to_go),
@@ -120,12 +120,12 @@ def weights(module, agent, kind, states, actions, reward, valid):
     }[kind]()
 
 
-def reinforce_moments(module, kind, size=1):
+def reinforce_moments(module, kind, size=1, gamma=1.0, factor=1.0):
     agent = make_agent(module)
 
     def estimate(*taken):
         states, actions, reward, valid = batch_of(*taken)
-        weight = weights(module, agent, kind, states, actions, reward, valid)
+        weight = factor * weights(module, agent, kind, states, actions, reward, valid, gamma)
         return gradient(module.reinforce_loss(agent, STATES[states], actions, weight, valid)[0], agent)
 
     return *moments(agent, estimate, size), exact_gradient(agent)
@@ -138,6 +138,17 @@ def test_the_estimate_is_unbiased(module, kind, size):
     mean, _, exact = reinforce_moments(module, kind, size)
     torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)
     assert exact.norm() > 0.1
+
+
+@pytest.mark.parametrize("module", having("reinforce_loss"))
+def test_with_gamma_below_1_only_the_whole_return_is_unbiased_for_the_discounted_objective(module):
+    """Its expectation is that of γ^t G_t; the reward-to-go without γ^t, as practice has it, is another direction."""
+    discount = torch.tensor([[1.0], [0.9]], dtype=torch.float64)
+    total, _, _ = reinforce_moments(module, "total", gamma=0.9)
+    discounted, _, _ = reinforce_moments(module, "to-go", gamma=0.9, factor=discount)
+    practice, _, _ = reinforce_moments(module, "to-go", gamma=0.9)
+    torch.testing.assert_close(total, discounted, rtol=1e-10, atol=1e-10)
+    assert (practice - total).norm() > 0.01 * total.norm()
 
 
 @pytest.mark.parametrize("kind", ["to-go - mean", "total - mean"])
@@ -203,8 +214,8 @@ def test_lambda_trades_bias_for_variance():
     assert bias[0.0] > bias[0.5] > 0.1 and bias[1.0] < 1e-10
 
 
-def surrogate_of(module, log_pi, new_log_pi):
-    """L_π(π') = Σ_t E_{s~d_t^π, a~π}[ π'(a|s)/π(a|s) A^π(s, a) ], the ratio by way of the module's own loss."""
+def surrogate_of(log_pi, new_log_pi):
+    """L_π(π') = Σ_t E_{s~d_t^π, a~π}[ π'(a|s)/π(a|s) A^π(s, a) ], the ratio by way of ppo_clip.py's loss."""
     p = probabilities(log_pi)
     q, v = action_values(log_pi)
     total = torch.zeros(())
@@ -227,7 +238,7 @@ def test_the_performance_difference_lemma_and_the_kl_bound(seed, size):
     torch.testing.assert_close(difference, (probabilities(new_log_pi) * advantages).sum())  # the lemma
 
     # Only the second step's states are distributed otherwise, by at most 2 E[TV] in L1 norm, and TV ≤ √(KL/2).
-    error = (difference - surrogate_of(ppo_clip, log_pi, new_log_pi)).abs()
+    error = (difference - surrogate_of(log_pi, new_log_pi)).abs()
     kl = ppo_kl.softmax_kl(log_pi, new_log_pi)[0]
     gain = (new_log_pi.exp() * (q - v[:, None])).sum(-1)[1:].abs().max()
     assert 0 < error <= 2**0.5 * gain * kl.sqrt()
@@ -236,5 +247,5 @@ def test_the_performance_difference_lemma_and_the_kl_bound(seed, size):
 def test_the_surrogate_has_the_objectives_gradient_at_the_old_policy():
     agent = make_agent(ppo_clip)
     log_pi = log_policy(agent)
-    ours = gradient(-surrogate_of(ppo_clip, log_pi.detach(), log_pi), agent)
+    ours = gradient(-surrogate_of(log_pi.detach(), log_pi), agent)
     torch.testing.assert_close(ours, exact_gradient(agent), rtol=1e-10, atol=1e-10)

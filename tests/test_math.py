@@ -197,7 +197,7 @@ def test_reinforce_loss_equals_a_loop(module, kind, episodes):
     total, entropy = 0.0, []
     for t, n in valid.nonzero().tolist():
         policy = reference_policy(agent, x[t, n])
-        total += float(policy.log_prob(action[t, n]).sum() * weight[t, n])
+        total += (policy.log_prob(action[t, n]).sum() * weight[t, n]).item()
         entropy.append(float(policy.entropy().sum()))
     assert abs(float(loss) + total / N) < 1e-12 and loss.dtype == f64
     assert abs(float(metrics["losses/entropy"]) - np.mean(entropy)) < 1e-12
@@ -298,7 +298,7 @@ class TestActorCriticLosses:
             value += 0.5 * float(agent.critic(x[i : i + 1])[0] - target[i]) ** 2 / 32
             entropy += float(new.entropy().sum()) / 32
         assert kl > 0.01
-        expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy + 2.5 * kl, kl, value, entropy]
+        expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy, kl, value, entropy]
         seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "kl", "value_loss", "entropy"))]
         np.testing.assert_allclose([float(x) for x in seen], expected, rtol=1e-7)  # the advantages' 1e-8
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import having
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributions import Normal, kl_divergence
 
 import ppo_kl
+import reinforce_baseline
 
 SHORT = ("--total-timesteps", 8192, "--eval-episodes", 5)
 SUMMARY = (
@@ -312,8 +313,9 @@ def test_ppo_kl_logs_the_exact_kl_between_the_policies_before_and_after_an_updat
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
 @pytest.mark.parametrize("flag", ["--reward-to-go", "--no-reward-to-go"])
 def test_reinforce_baseline_without_one_is_reinforce_to_the_last_digit(run, tmp_path, env_id, flag):
+    same = ("--env-id", env_id, flag, "--learning-rate", 2e-3, "--num-envs", 16)
     for script, more in (("reinforce", ()), ("reinforce_baseline", ("--baseline", "none"))):
-        done = run(script, *SHORT, "--env-id", env_id, flag, *more, "--run-dir", script)
+        done = run(script, *SHORT, *same, *more, "--run-dir", script)
         assert done.returncode == 0, done.stderr
     one, other = (checkpoint(tmp_path / script) for script in ("reinforce", "reinforce_baseline"))
     assert one["count"]["global_step"] == other["count"]["global_step"] and one["last100"] == other["last100"]
@@ -322,10 +324,44 @@ def test_reinforce_baseline_without_one_is_reinforce_to_the_last_digit(run, tmp_
     assert one["agent"]["obs_stats.count"] > 8000
 
 
-@pytest.mark.parametrize("baseline", ["value", "mean"])
-def test_each_baseline_of_reinforce_baseline_is_another(run, tmp_path, baseline):
-    returns = []
-    for name in (baseline, "none"):
-        assert run("reinforce_baseline", *SHORT, "--baseline", name, "--run-dir", name).returncode == 0
-        returns.append(checkpoint(tmp_path / name)["last100"])
-    assert returns[0] != returns[1]
+def test_the_learned_baseline_explains_the_returns_it_was_not_fitted_to(run, tmp_path):
+    """Where the return is known from the observation. The first iteration's comes before any fit."""
+    flags = ("--env-id", "tiny_envs:Clock-v0", "--total-timesteps", 8192, "--eval-episodes", 2)
+    assert run("reinforce_baseline", *flags, "--run-dir", "r").returncode == 0
+    explained = [value for _, value in scalars(tmp_path / "r")["losses/explained_variance"]]
+    assert abs(explained[0]) < 0.1 and explained[-1] > 0.95
+    state = checkpoint(tmp_path / "r")["optimizer"]["state"]
+    parameters = [name for name, _ in reinforce_baseline.Agent(Box(-1, 1, (1,)), Discrete(2)).named_parameters()]
+    steps = {name: int(state[i]["step"]) for i, name in enumerate(parameters) if i in state}
+    assert {steps[name] for name in steps if name.startswith("actor")} == {len(explained)}  # the fit leaves it alone
+    assert {steps[name] for name in steps if name.startswith("critic")} == {5 * len(explained)}
+
+
+def test_the_mean_baseline_takes_the_noise_away_where_all_returns_are_the_same(run, tmp_path):
+    """The advantage is 0, the policy stays what it was."""
+    flags = ("--env-id", "tiny_envs:Clock-v0", "--total-timesteps", 8192, "--eval-episodes", 2)
+    entropy = {}
+    for baseline in ("mean", "none"):
+        assert run("reinforce_baseline", *flags, "--baseline", baseline, "--run-dir", baseline).returncode == 0
+        entropy[baseline] = [value for _, value in scalars(tmp_path / baseline)["losses/entropy"]]
+    assert max(entropy["mean"]) - min(entropy["mean"]) < 1e-3 < max(entropy["none"]) - min(entropy["none"])
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
+def test_an_update_sees_what_the_actions_were_sampled_from(module, tmp_path, monkeypatch, env_id):
+    """The observation statistics must not change between a rollout and its update."""
+    normalize, sampled, updates = module.Agent.normalize, [], []
+
+    def recording(agent, obs):
+        x = normalize(agent, obs)
+        if obs.dim() == 2:  # a step of the rollout
+            sampled.append(x)
+        else:
+            updates.append(torch.equal(x[: len(sampled)], torch.stack(sampled)))
+            sampled.clear()
+        return x
+
+    monkeypatch.setattr(module.Agent, "normalize", recording)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
+    module.train(module.Args(env_id=env_id, total_timesteps=8192, eval_episodes=2, run_dir=str(tmp_path / "r")))
+    assert len(updates) >= 3 and all(updates)

@@ -72,6 +72,21 @@ class Blind(Identity):
         return np.ones(self.num_inputs, dtype=np.float32)
 
 
+class Clock(gym.Env):
+    """Episodes of 10 steps, each worth 50; the observation is the number of the step."""
+
+    observation_space, action_space = Box(0, 10, (1,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.array([self.steps], dtype=np.float32), 50.0, False, self.steps == 10, {}
+
+
 class Broken(Identity):
     """Its reward is NaN from step `after` on."""
 
@@ -90,6 +105,7 @@ gym.register("Timetable-v0", Timetable)
 gym.register("IdentityDiscrete-v0", Identity, kwargs={"action_space": Discrete(3, start=5)})
 gym.register("IdentityBox-v0", Identity, kwargs={"action_space": BOX})
 gym.register("Blind-v0", Blind, kwargs={"action_space": Box(-1, 1, (2,))})
+gym.register("Clock-v0", Clock)
 gym.register("Broken-v0", Broken, kwargs={"after": 100})
 gym.register("ManyActions-v0", Identity, kwargs={"action_space": gym.spaces.MultiBinary(3)})
 gym.register("Unbounded-v0", Identity, kwargs={"action_space": Box(-np.inf, np.inf, (1,))})
