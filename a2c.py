@@ -42,6 +42,7 @@ What sets it apart from REINFORCE with a baseline: the critic stands in for the 
 update needs T steps and not whole episodes, and a truncated episode is bootstrapped. λ = 1 is the n-step advantage, the
 rewards up to the rollout's end and V_φ from there; λ = 0 is the one-step TD error; in between the critic's bias is
 traded for the rewards' variance. --num-steps 1 is the one-step online actor-critic.
+LAMBDA_NOTE
 
 What the formulas leave out: observations and rewards are scaled by running statistics, initial weights are orthogonal,
 the step size is annealed to zero, the gradient is clipped to a norm.
@@ -89,20 +90,20 @@ class Args:
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
-    total_timesteps: int = 60_000
+    total_timesteps: int = 250_000
     """budget of environment steps, all environments together"""
     learning_rate: float = 1.5e-3
     """Adam's step size"""
-    num_envs: int = 64
+    num_envs: int = 16
     """parallel environments, N"""
-    num_steps: int = 32
+    num_steps: int = 8
     """steps of each environment in a rollout, T"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
     gamma: float = 0.99
     """discount factor γ"""
-    gae_lambda: float = 0.95
-    """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
+    gae_lambda: float | None = None
+    """λ of the advantage: 0 is TD(0), 1 the n-step advantage (default: 1 for Discrete actions, 0.97 for Box)"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
@@ -488,9 +489,11 @@ def parse_args() -> tuple[Args, dict | None]:
 def check(args: Args, checkpoint: dict | None) -> None:
     """All that can be wrong with the arguments, found before anything is written."""
     whole = ("total_timesteps", "num_envs", "num_steps", "eval_episodes")
-    for name in (*whole, "seed", "learning_rate", "gamma", "gae_lambda", "checkpoint_interval"):
+    for name in (*whole, "seed", "learning_rate", "gamma", "checkpoint_interval"):
         least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    fits = args.gae_lambda is None or args.gae_lambda >= 0
+    require(fits, f"--gae-lambda must be at least 0, not {args.gae_lambda}")
     steps = args.num_envs * args.num_steps
     rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
     require(args.total_timesteps >= steps, f"--total-timesteps {args.total_timesteps} is less than {rollout}")
@@ -521,6 +524,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     args.ent_coef = (0.003 if agent.discrete else 0.0) if args.ent_coef is None else args.ent_coef
+    args.gae_lambda = (1.0 if agent.discrete else 0.97) if args.gae_lambda is None else args.gae_lambda
     optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(a2c_loss) if args.compile else a2c_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)

@@ -129,7 +129,7 @@ class Args:
     """weight of the value loss, c₁"""
     max_grad_norm: float = 0.5
     """L2 norm to which a larger gradient is scaled down"""
-    target_kl: float = 0.01
+    target_kl: float = 0.005
     """KL(π_θk ‖ π_θ) that an update should end with, in nats, above 0, δ"""
     kl_coef: float = 1.0
     """weight of the KL penalty in a run's first update, β; 0 is none, ever; a resumed run goes on with its own"""

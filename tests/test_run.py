@@ -287,7 +287,8 @@ def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(run
     assert run("ppo_kl", "--resume", "r", "--total-timesteps", 40_000, "--eval-episodes", 2).returncode == 0
     logged = scalars(tmp_path / "r")
     kl, coef = ([value for _, value in logged[f"losses/{name}"]] for name in ("kl", "kl_coef"))
-    factors = [2 if d >= 0.015 else 0.5 if d <= 0.01 / 1.5 else 1 for d in kl]
+    target = ppo_kl.Args.target_kl
+    factors = [2 if d >= 1.5 * target else 0.5 if d <= target / 1.5 else 1 for d in kl]
     assert coef[0] == 1 and coef[1:] == [c * factor for c, factor in zip(coef, factors)][:-1]
     assert len(coef) >= 19 and len(set(factors)) == 3
     assert checkpoint(tmp_path / "r")["optimizer"]["param_groups"][0]["kl_coef"] == coef[-1] * factors[-1]
