@@ -53,9 +53,9 @@ while nothing is learned it keeps halving.
 
 What the formulas leave out: observations and rewards are scaled by running statistics, initial weights are orthogonal,
 the step size is annealed to zero, gradients are clipped to a norm. As in ppo_clip.py advantages are not normalised, and
-recomputed with the newest critic before every epoch. The step size is a little smaller, as nothing stops a single ratio:
-with ppo_clip.py's 1.5e-3 no δ from 0.003 to 0.04 did as well on both HalfCheetah-v4 and Hopper-v4. The β to start from
-hardly mattered (HalfCheetah-v4 with δ = 0.01, seeds 1 to 3: 5,207 from β = 1, 4,956 from 4).
+recomputed with the newest critic before every epoch. The step size is smaller than there, as nothing stops a single
+ratio: with 1.5e-3 no δ from 0.003 to 0.04 did as well on both HalfCheetah-v4 and Hopper-v4. The β to start from hardly
+mattered (HalfCheetah-v4 with δ = 0.01, seeds 1 to 3: 5,207 from β = 1, 4,956 from 4).
 γ discounts inside the advantages, but the γ^t in front of each step that the gradient of the
 discounted objective has is dropped, as everywhere in practice.
 
