@@ -117,10 +117,10 @@ def test_killed_and_resumed(script, run, start, tmp_path):
 
 
 def test_a_resumed_run_goes_on_from_the_checkpoints_state(script, run, tmp_path):
-    """One more iteration with a step size of zero: the weights stay, the optimiser and the statistics go on."""
+    """Some 1500 steps more with a step size of zero: the weights stay, the optimiser and the statistics go on."""
     assert run(script, *SHORT, "--run-dir", "r").returncode == 0
     before = checkpoint(tmp_path / "r")
-    flags = ("--total-timesteps", before["count"]["global_step"] + 1, "--learning-rate", 0, "--no-norm-obs")
+    flags = ("--total-timesteps", before["count"]["global_step"] + 1500, "--learning-rate", 0, "--no-norm-obs")
     for name in ("r1", "r2"):
         shutil.copytree(tmp_path / "r", tmp_path / name)
         assert run(script, "--resume", name, *flags).returncode == 0
