@@ -199,8 +199,8 @@ def test_reinforce_loss_equals_a_loop(module, kind, episodes):
         policy = reference_policy(agent, x[t, n])
         total += (policy.log_prob(action[t, n]).sum() * weight[t, n]).item()
         entropy.append(policy.entropy().sum().item())
-    assert abs(float(loss) + total / N) < 1e-12 and loss.dtype == f64
-    assert abs(float(metrics["losses/entropy"]) - np.mean(entropy)) < 1e-12
+    assert abs(loss.item() + total / N) < 1e-12 and loss.dtype == f64
+    assert abs(metrics["losses/entropy"].item() - np.mean(entropy)) < 1e-12
 
 
 def reference_policy(agent, x):
