@@ -234,12 +234,12 @@ class TestActorCriticLosses:
         policy, value, entropy = 0.0, 0.0, 0.0
         for i in range(32):
             reference = reference_policy(agent, x[i])
-            policy -= float(reference.log_prob(action[i]).sum() * advantage[i]) / 32
-            value += 0.5 * float(agent.critic(x[i : i + 1])[0] - target[i]) ** 2 / 32
-            entropy += float(reference.entropy().sum()) / 32
+            policy -= (reference.log_prob(action[i]).sum() * advantage[i]).item() / 32
+            value += 0.5 * (agent.critic(x[i : i + 1])[0] - target[i]).item() ** 2 / 32
+            entropy += reference.entropy().sum().item() / 32
         expected = [policy + 0.7 * value - 0.3 * entropy, policy, value, entropy]
         seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "value_loss", "entropy"))]
-        np.testing.assert_allclose([float(x) for x in seen], expected, rtol=1e-12)
+        np.testing.assert_allclose([x.item() for x in seen], expected, rtol=1e-12)
 
     def test_ppos_gradient_at_ratio_1_is_a2cs(self, kind):
         agent, x, action, advantage, target = actor_critic_batch(kind)
@@ -293,14 +293,14 @@ class TestActorCriticLosses:
             new = reference_policy(agent, x[i])
             before = Categorical(logits=old[0][i]) if kind == "Discrete" else Normal(old[0][i], old[1][i].exp())
             ratio = (new.log_prob(action[i]).sum() - before.log_prob(action[i]).sum()).exp()
-            policy -= float(ratio * advantage[i]) / 32
-            kl += float(kl_divergence(before, new).sum()) / 32
-            value += 0.5 * float(agent.critic(x[i : i + 1])[0] - target[i]) ** 2 / 32
-            entropy += float(new.entropy().sum()) / 32
+            policy -= (ratio * advantage[i]).item() / 32
+            kl += kl_divergence(before, new).sum().item() / 32
+            value += 0.5 * (agent.critic(x[i : i + 1])[0] - target[i]).item() ** 2 / 32
+            entropy += new.entropy().sum().item() / 32
         assert kl > 0.01
         expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy, kl, value, entropy]
         seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "kl", "value_loss", "entropy"))]
-        np.testing.assert_allclose([float(x) for x in seen], expected, rtol=1e-7)  # the advantages' 1e-8
+        np.testing.assert_allclose([x.item() for x in seen], expected, rtol=1e-7)  # the advantages' 1e-8
 
     def test_a_minibatch_of_one_is_not_nan(self, kind):
         agent, x, action, advantage, target = (
@@ -354,7 +354,7 @@ def test_policy_loss_equals_a_loop():
         clipped += abs(r - 1) > 0.2
     loss, metrics = ppo_clip.policy_loss(*(torch.as_tensor(x) for x in (new, old, advantage)), 0.2)
     seen = [loss, metrics["losses/approx_kl"], metrics["losses/clipfrac"]]
-    np.testing.assert_allclose([float(x) for x in seen], [-total / 64, kl / 64, clipped / 64], rtol=1e-7)
+    np.testing.assert_allclose([x.item() for x in seen], [-total / 64, kl / 64, clipped / 64], rtol=1e-7)
     assert loss.dtype == f64 and abs(float(loss) + total / 64) < 1e-12
     assert 0.1 < metrics["losses/clipfrac"] < 0.9  # both branches were taken
 
