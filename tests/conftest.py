@@ -5,11 +5,47 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from gymnasium.spaces import Discrete
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 sys.path[:0] = [str(ROOT), str(TESTS)]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+OFF_POLICY = [script for script in SCRIPTS if script in ("ddpg", "sac")]
+ON_POLICY = [script for script in SCRIPTS if script not in ("ddpg", "sac", "dagger")]
+
+
+def budget(script: str) -> int:
+    """Environment steps of a short run: a few seconds, several log lines."""
+    return 1200 if script in OFF_POLICY else 8192
+
+
+def on(script: str, env_id: str, folder: Path) -> tuple:
+    """Flags for an environment; dagger.py gets an expert that answers with its observation: Identity's is right."""
+    if script != "dagger" or env_id == "CartPole-v1":
+        return ("--env-id", env_id)
+    import dagger
+
+    envs = dagger.make_envs(env_id, 1)
+    obs, action = envs.single_observation_space, envs.single_action_space
+    layers, size = [(torch.eye(obs.shape[0]), torch.zeros(obs.shape[0]))], obs.shape[0]
+    net = {"layers": layers, "activation": "relu", "head": "argmax" if isinstance(action, Discrete) else "clip"}
+    agent = dagger.Agent(obs, action)
+    stats = {"obs_mean": torch.zeros(size), "obs_var": torch.ones(size), "low": agent.low, "high": agent.high}
+    path = folder / f"expert of {env_id.split(':')[-1]}.pt"
+    torch.save({"observation_space": str(obs), "action_space": str(action), **net, **stats}, path)
+    return ("--env-id", env_id, "--expert", path)
+
+
+def short(script: str, env_id: str | None = None, folder: Path = TESTS) -> tuple:
+    """Flags of a short run, on CartPole or Pendulum if nothing else is asked for."""
+    flags = ("--total-timesteps", budget(script), "--eval-episodes", 5)
+    if script in OFF_POLICY:
+        flags += ("--learning-starts", 200, "--batch-size", 32)
+    return *flags, *on(script, env_id or ("Pendulum-v1" if script in OFF_POLICY else "CartPole-v1"), folder)
 
 
 def having(*names: str) -> list:

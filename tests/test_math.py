@@ -131,7 +131,7 @@ def make_agent(module, kind):
     return agent
 
 
-@pytest.mark.parametrize("module", having("Agent"))
+@pytest.mark.parametrize("module", having("Agent", "gaussian_policy"))
 class TestSample:
     """200,000 actions of one state, against the probabilities that log_prob tells."""
 

@@ -9,7 +9,7 @@ import shutil
 import tokenize
 
 import pytest
-from conftest import ROOT, SCRIPTS
+from conftest import ROOT, SCRIPTS, short
 
 TEXTS = {script: (ROOT / f"{script}.py").read_text() for script in SCRIPTS}
 # Names that may differ from script to script, and a block that differs in one script for a reason.
@@ -17,6 +17,10 @@ OWN = {"Args", "train", "check"}
 EXCEPTIONS = {
     ("reinforce", "Agent"): "has no critic",
     ("reinforce", "Agent.__init__"): "has no critic",
+    **{
+        ("dagger", f"Agent{part}"): "its statistics are its dataset's"
+        for part in ("", ".__init__", ".normalize", ".export")
+    },
 }
 LADDER = ("reinforce", "reinforce_baseline", "a2c", "ppo_clip", "ppo_kl")
 
@@ -76,7 +80,7 @@ def code(script: str) -> list[str]:
 
 
 def test_a_script_has_at_most_320_lines_of_code(script):
-    assert 200 < len(code(script)) <= 320
+    assert 200 < len(code(script)) <= (300 if script == "dagger" else 320)
 
 
 def changed_lines() -> dict[tuple[str, str], int]:
@@ -106,8 +110,7 @@ def test_a_copied_script_runs_alone(script, run, tmp_path):
     copy = tmp_path / "elsewhere" / "mine.py"
     copy.parent.mkdir()
     shutil.copy(ROOT / f"{script}.py", copy)
-    flags = ("--total-timesteps", 8192, "--eval-episodes", 2)
-    done = run(script, *flags, path=copy, cwd=copy.parent, PYTHONPATH="")
+    done = run(script, *short(script), path=copy, cwd=copy.parent, PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     assert [path.name.split("__")[1] for path in (copy.parent / "runs").iterdir()] == ["mine"]
 

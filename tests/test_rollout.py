@@ -136,19 +136,30 @@ class TestEvaluate:
         assert (returns(5) == returns(5)).all() and (returns(5) != returns(6)).any()
 
 
-@pytest.mark.parametrize("module", having("Agent"))
+@pytest.mark.parametrize("module", having("load_policy"))
+def test_box_actions_are_scaled_to_the_bounds_of_a_single_environment(module):
+    env = gym.make("tiny_envs:IdentityBox-v0")  # bounds ±2 and 0 to 0.5
+    agent = module.Agent(env.observation_space, env.action_space)
+    actions = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+    assert agent.to_env(actions).tolist() == [[-2, 0], [0, 0.25], [1, 0.375], [2, 0.5]]
+
+
+@pytest.mark.parametrize("module", having("Agent", "Discrete"))
+def test_discrete_actions_start_where_the_space_does(module):
+    env = gym.make("tiny_envs:IdentityDiscrete-v0")
+    agent = module.Agent(env.observation_space, env.action_space)
+    assert agent.to_env(torch.tensor([0, 2])).tolist() == [5, 7]
+
+
+@pytest.mark.parametrize("module", having("Agent", "Discrete"))
+def test_box_actions_are_clipped(module):
+    env = gym.make("tiny_envs:IdentityBox-v0")
+    agent = module.Agent(env.observation_space, env.action_space)
+    assert agent.to_env(torch.tensor([[9.0, -9.0]])).tolist() == [[2, 0]]
+
+
+@pytest.mark.parametrize("module", having("Agent", "gaussian_policy"))
 class TestAgent:
-    def test_discrete_actions_start_where_the_space_does(self, module):
-        env = gym.make("tiny_envs:IdentityDiscrete-v0")
-        agent = module.Agent(env.observation_space, env.action_space)
-        assert agent.to_env(torch.tensor([0, 2])).tolist() == [5, 7]
-
-    def test_box_actions_are_clipped_and_scaled_to_the_bounds_of_a_single_environment(self, module):
-        env = gym.make("tiny_envs:IdentityBox-v0")  # bounds ±2 and 0 to 0.5
-        agent = module.Agent(env.observation_space, env.action_space)
-        actions = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [0.5, 0.5], [9.0, -9.0]])
-        assert agent.to_env(actions).tolist() == [[-2, 0], [0, 0.25], [1, 0.375], [2, 0]]
-
     def test_the_stored_action_is_not_clipped(self, module):
         envs = module.make_envs("tiny_envs:IdentityBox-v0", 50)
         agent = module.Agent(envs.single_observation_space, envs.single_action_space)

@@ -87,11 +87,40 @@ class Clock(gym.Env):
         return np.array([self.steps], dtype=np.float32), 50.0, False, self.steps == 10, {}
 
 
+class Trail(gym.Env):
+    """Walk 50 steps on a trail; an observation is [what decides on the trail, height beside it], each step worth 1.
+
+    On the trail the right action is 0 or 1 by a rule too fine to be learned; the other leads off it, up or down. Beside
+    the trail, action 2 leads down and 3 up, all others further away. At a height of 3 the episode ends.
+    """
+
+    observation_space, action_space = Box(-np.inf, np.inf, (2,)), Discrete(4)
+
+    def _obs(self):
+        self.fork = np.float32(self.np_random.random())
+        return np.array([self.fork, self.height], dtype=np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.height = self.steps = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.height == 0:
+            self.height = 0 if action == (np.sin(1e4 * self.fork) > 0) else int(self.np_random.choice([-1, 1]))
+        elif action == (2 if self.height > 0 else 3):
+            self.height -= int(np.sign(self.height))
+        else:
+            self.height += int(np.sign(self.height))
+        return self._obs(), 1.0, abs(self.height) == 3, self.steps == 50, {}
+
+
 class Broken(Identity):
     """Its reward is NaN from step `after` on."""
 
-    def __init__(self, after):
-        super().__init__(Discrete(2))
+    def __init__(self, after, action_space):
+        super().__init__(action_space)
         self.after, self.total = after, 0
 
     def step(self, action):
@@ -106,6 +135,8 @@ gym.register("IdentityDiscrete-v0", Identity, kwargs={"action_space": Discrete(3
 gym.register("IdentityBox-v0", Identity, kwargs={"action_space": BOX})
 gym.register("Blind-v0", Blind, kwargs={"action_space": Box(-1, 1, (2,))})
 gym.register("Clock-v0", Clock)
-gym.register("Broken-v0", Broken, kwargs={"after": 100})
+gym.register("Trail-v0", Trail)
+gym.register("Broken-v0", Broken, kwargs={"after": 100, "action_space": Discrete(2)})
+gym.register("BrokenBox-v0", Broken, kwargs={"after": 400, "action_space": Box(-1, 1, (2,))})
 gym.register("ManyActions-v0", Identity, kwargs={"action_space": gym.spaces.MultiBinary(3)})
 gym.register("Unbounded-v0", Identity, kwargs={"action_space": Box(-np.inf, np.inf, (1,))})
