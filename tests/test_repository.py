@@ -3,7 +3,6 @@
 import ast
 import difflib
 import io
-import itertools
 import re
 import shutil
 import tokenize
@@ -15,14 +14,19 @@ TEXTS = {script: (ROOT / f"{script}.py").read_text() for script in SCRIPTS}
 # Names that may differ from script to script, and a block that differs in one script for a reason.
 OWN = {"Args", "train", "check"}
 EXCEPTIONS = {
-    ("reinforce", "Agent"): "has no critic",
-    ("reinforce", "Agent.__init__"): "has no critic",
-    **{
-        ("dagger", f"Agent{part}"): "its statistics are its dataset's"
-        for part in ("", ".__init__", ".normalize", ".export")
-    },
+    ("reinforce", "Agent", "has no critic"): ("", ".__init__"),
+    ("dagger", "Agent", "its statistics are its dataset's"): ("", ".__init__", ".normalize", ".export"),
+    ("ddpg", "Agent", "Box actions alone, a tanh, no statistics"): ("", ".__init__", ".act", ".to_env", ".export"),
+    ("sac", "Agent", "likewise, and two critics"): ("", ".__init__", ".sample", ".q", ".to_env", ".export"),
 }
-LADDER = ("reinforce", "reinforce_baseline", "a2c", "ppo_clip", "ppo_kl")
+EXCEPTIONS = {(script, name + part) for (script, name, _), parts in EXCEPTIONS.items() for part in parts}
+LADDER = {  # lines that a rung may change
+    ("reinforce", "reinforce_baseline"): 50,
+    ("reinforce_baseline", "a2c"): 80,
+    ("a2c", "ppo_clip"): 60,
+    ("ppo_clip", "ppo_kl"): 40,
+    ("ddpg", "sac"): 90,
+}
 
 
 def pieces(text: str) -> dict[str, str]:
@@ -86,7 +90,7 @@ def test_a_script_has_at_most_320_lines_of_code(script):
 def changed_lines() -> dict[tuple[str, str], int]:
     """Lines that differ from each rung of the ladder to the next, a line replaced by another counted once."""
     changed = {}
-    for lower, upper in itertools.pairwise(LADDER):
+    for lower, upper in LADDER:
         opcodes = difflib.SequenceMatcher(None, code(lower), code(upper), autojunk=False).get_opcodes()
         changed[lower, upper] = sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in opcodes if tag != "equal")
     return changed
@@ -94,8 +98,8 @@ def changed_lines() -> dict[tuple[str, str], int]:
 
 def test_each_rung_of_the_ladder_changes_little():
     """The figures are printed at the end of the tests."""
-    for (rung, lines), budget in zip(changed_lines().items(), (50, 80, 60, 40), strict=True):
-        assert 0 < lines <= budget, rung
+    for rung, lines in changed_lines().items():
+        assert 0 < lines <= LADDER[rung], rung
 
 
 def test_no_script_imports_another_file_of_ours(script):
