@@ -32,6 +32,7 @@ Algorithm
 
 Symbols
     s       obs           (B, obs_dim)  of a minibatch of B transitions
+            x             (B, obs_dim)  the same, normalised: what the networks see
     a       action        (B, act_dim)  in units in which the bounds are [−1, 1]
     r       reward        (B, 1)  as the environment gives it
     s'      next_obs      (B, obs_dim)  the true last observation at the end of an episode, never that of a reset
@@ -43,6 +44,8 @@ What sets it apart from the on-policy scripts: the policy has no density. The gr
 action, so that a transition may come from any policy, and is used again and again until the buffer forgets it.
 
 The actor takes a step for every two of the critic, which costs a third less time an update than one for each.
+Observations are scaled by the buffer's mean and deviation, taken anew every 100 steps, which the papers do not do: on
+HalfCheetah-v4 TODO.
 The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4.
 
 Run
@@ -105,7 +108,7 @@ class Args:
     """transitions in a minibatch, B"""
     exploration_noise: float = 0.1
     """deviation σ of the noise on the action, in units in which the bounds are [−1, 1]"""
-    learning_starts: int = 1_000
+    learning_starts: int = 5_000
     """steps with random actions before the first update"""
     updates_per_step: float = 1.0
     """updates for each step of each environment"""
@@ -173,7 +176,7 @@ def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
 
 
 class Agent(nn.Module):
-    """Actor and critic, of observations (..., obs_dim) and actions (..., act_dim).
+    """Actor, critic, and the statistics that scale what they see; x below is a normalised observation (..., obs_dim).
 
     Observations: a Box of shape (obs_dim,). Actions: a bounded Box of shape (act_dim,), in units in which the bounds
     are [−1, 1].
@@ -184,15 +187,19 @@ class Agent(nn.Module):
         obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
         self.actor = relu_mlp(obs_dim, act_dim)
         self.critic = relu_mlp(obs_dim + act_dim, 1)
+        self.obs_mean, self.obs_var = nn.Buffer(torch.zeros(obs_dim)), nn.Buffer(torch.ones(obs_dim))
         self.low, self.high = nn.Buffer(torch.tensor(action_space.low)), nn.Buffer(torch.tensor(action_space.high))
 
-    def act(self, obs: Tensor) -> Tensor:
-        """a = π_θ(s)."""
-        return self.actor(obs).tanh()
+    def normalize(self, obs: Tensor) -> Tensor:
+        return (obs - self.obs_mean) / (self.obs_var + 1e-8).sqrt()
 
-    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+    def act(self, x: Tensor) -> Tensor:
+        """a = π_θ(s)."""
+        return self.actor(x).tanh()
+
+    def q(self, x: Tensor, action: Tensor) -> Tensor:
         """Q_φ(s, a), (..., 1)."""
-        return self.critic(torch.cat([obs, action], -1))
+        return self.critic(torch.cat([x, action], -1))
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Actions in the environment's units."""
@@ -201,8 +208,8 @@ class Agent(nn.Module):
     def export(self) -> dict:
         """The deterministic policy as plain data, to be read by `load_policy`."""
         layers = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]]
-        net = {"layers": layers, "activation": "relu", "head": "tanh", "obs_mean": torch.tensor(0.0)}
-        return {**net, "obs_var": torch.tensor(1.0), "low": self.low, "high": self.high}
+        net = {"layers": layers, "activation": "relu", "head": "tanh"}
+        return {**net, "obs_mean": self.obs_mean, "obs_var": self.obs_var, "low": self.low, "high": self.high}
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -210,18 +217,18 @@ class Agent(nn.Module):
 
 def critic_loss(agent: Agent, target: Agent, batch: list[Tensor], gamma: float) -> tuple[Tensor, dict]:
     """Mean squared error of Q_φ(s, a), and what to log of it; Lillicrap et al. 2016."""
-    obs, action, reward, next_obs, terminated = batch
+    x, action, reward, next_x, terminated = batch
     with torch.no_grad():
-        next_value = target.q(next_obs, target.act(next_obs))  # (B, 1)
+        next_value = target.q(next_x, target.act(next_x))  # (B, 1)
         y = reward + gamma * (1 - terminated) * next_value  # [td-target] (B, 1)
-    value = agent.q(obs, action)  # (B, 1)
+    value = agent.q(x, action)  # (B, 1)
     loss = (value - y).square().mean()
     return loss, {"losses/qf_loss": loss, "losses/qf_values": value.mean()}
 
 
-def actor_loss(agent: Agent, obs: Tensor) -> tuple[Tensor, dict]:
+def actor_loss(agent: Agent, x: Tensor) -> tuple[Tensor, dict]:
     """−Q_φ(s, π_θ(s)), averaged over observations (B, obs_dim); its gradient in θ is that of Silver et al. 2014."""
-    loss = -agent.q(obs, agent.act(obs)).mean()  # [dpg] ∇_θ Q(s, π_θ(s)) = ∇_θ π_θ(s) ∇_a Q(s, a)
+    loss = -agent.q(x, agent.act(x)).mean()  # [dpg] ∇_θ Q(s, π_θ(s)) = ∇_θ π_θ(s) ∇_a Q(s, a)
     return loss, {"losses/actor_loss": loss}
 
 
@@ -241,24 +248,23 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.widths = obs_dim, act_dim, 1, obs_dim, 1
-        self.rows, self.size, self.next = torch.empty(capacity, sum(self.widths), device=device), 0, 0
+        self.rows, self.added = torch.empty(capacity, sum(self.widths), device=device), 0
 
     def add(self, rows: Tensor) -> None:
         """Add M ≤ capacity rows (M, 2 obs_dim + act_dim + 2) in place of the oldest."""
-        self.rows[(self.next + torch.arange(len(rows))) % len(self.rows)] = rows
-        self.next = (self.next + len(rows)) % len(self.rows)
-        self.size = min(self.size + len(rows), len(self.rows))
+        self.rows[(self.added + torch.arange(len(rows))) % len(self.rows)] = rows
+        self.added += len(rows)
 
     def sample(self, batch_size: int) -> tuple[Tensor, ...]:
         """obs (B, obs_dim), action (B, act_dim), reward (B, 1), next_obs (B, obs_dim), terminated (B, 1)."""
-        indices = torch.randint(self.size, (batch_size,), device=self.rows.device)
+        indices = torch.randint(min(self.added, len(self.rows)), (batch_size,), device=self.rows.device)
         return self.rows[indices].split(self.widths, -1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"rows": self.rows[: self.size].roll(-self.next, 0)}  # the oldest first
+        return {"rows": self.rows[: self.added].roll(-self.added, 0)}  # the oldest first
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.size = self.next = 0
+        self.added = 0
         self.add(state["rows"][-len(self.rows) :])
 
 
@@ -525,7 +531,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     def act(obs: Tensor) -> Tensor:
         if step < args.learning_starts:
             return torch.rand(args.num_envs, len(agent.low), device=device) * 2 - 1
-        action = agent.act(obs)
+        action = agent.act(agent.normalize(obs))
         return (action + args.exploration_noise * torch.randn_like(action)).clamp(-1, 1)  # [exploration]
 
     transitions = interact(envs, agent, act, derive_seed(args.seed, 0, step))
@@ -537,16 +543,19 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             buffer.add(rows)
             step, episodes = step + len(rows), episodes + ended
             while updates < args.updates_per_step * (step - args.learning_starts):
-                batch = buffer.sample(args.batch_size)
-                loss, critic_metrics = critic_loss_of(agent, target, batch, args.gamma)
+                obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
+                x, next_x = agent.normalize(obs), agent.normalize(next_obs)
+                loss, q_metrics = critic_loss_of(agent, target, (x, action, reward, next_x, terminated), args.gamma)
                 descend(loss, critic_optimizer)
                 if updates % args.policy_frequency == 0:
-                    loss, actor_metrics = actor_loss_of(agent, batch[0])
+                    loss, actor_metrics = actor_loss_of(agent, x)
                     descend(loss, actor_optimizer)
                     metrics |= actor_metrics
                 if updates % args.target_network_frequency == 0:
                     torch._foreach_lerp_(list(target.parameters()), list(agent.parameters()), args.tau)
-                updates, metrics = updates + 1, metrics | critic_metrics
+                updates, metrics = updates + 1, metrics | q_metrics
+        obs = buffer.rows[: buffer.added, : len(agent.obs_mean)]
+        agent.obs_mean, agent.obs_var = obs.mean(0), obs.var(0, correction=0)
         run.count["updates"] = updates
         run.log(step - run.count["global_step"], episodes, {name: value.item() for name, value in metrics.items()})
 

@@ -16,8 +16,8 @@ OWN = {"Args", "train", "check"}
 EXCEPTIONS = {
     ("reinforce", "Agent", "has no critic"): ("", ".__init__"),
     ("dagger", "Agent", "its statistics are its dataset's"): ("", ".__init__", ".normalize", ".export"),
-    ("ddpg", "Agent", "Box actions alone, a tanh, no statistics"): ("", ".__init__", ".act", ".to_env", ".export"),
-    ("sac", "Agent", "likewise, and two critics"): ("", ".__init__", ".sample", ".q", ".to_env", ".export"),
+    ("ddpg", "Agent", "Box actions alone, a tanh"): ("", ".__init__", ".normalize", ".act", ".to_env", ".export"),
+    ("sac", "Agent", "likewise, two critics"): ("", ".__init__", ".normalize", ".sample", ".q", ".to_env", ".export"),
 }
 EXCEPTIONS = {(script, name + part) for (script, name, _), parts in EXCEPTIONS.items() for part in parts}
 LADDER = {  # lines that a rung may change

@@ -218,9 +218,9 @@ def test_policy_pt_is_the_network(module, script, run, tmp_path, env_id):
 
 def most_probable(agent, obs) -> np.ndarray:
     """The deterministic policy, by each script's own network."""
-    if not hasattr(agent, "normalize"):
-        return agent.to_env(agent.actor(obs)[..., : len(agent.low)].tanh())
     out = agent.actor(agent.normalize(obs))
+    if not hasattr(agent, "discrete"):  # the off-policy scripts': a tanh of the mean, which a deviation may follow
+        return agent.to_env(out[..., : len(agent.low)].tanh())
     return agent.to_env(out.argmax(-1) if agent.discrete else out)
 
 
