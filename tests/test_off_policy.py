@@ -347,6 +347,17 @@ def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(module, ru
         assert after["alpha_optimizer"]["state"][0]["step"] > before["alpha_optimizer"]["state"][0]["step"] > 0
 
 
+@both
+@pytest.mark.parametrize("flag", ["--norm-obs", "--no-norm-obs"])
+def test_the_observation_statistics_are_those_of_the_buffer(module, run, tmp_path, flag):
+    assert run(module.__name__, *short(module.__name__), flag, "--run-dir", "r").returncode == 0
+    state = checkpoint(tmp_path / "r")
+    obs = state["buffer"]["rows"][:, :3]
+    expected = (obs.mean(0), obs.var(0, correction=0)) if flag == "--norm-obs" else (torch.zeros(3), torch.ones(3))
+    for name, statistic in zip(("obs_mean", "obs_var"), expected):
+        torch.testing.assert_close(state["agent"][name], statistic)
+
+
 def test_a_fixed_temperature_stays_fixed(run, tmp_path):
     for name, flags in (("fixed", ("--no-autotune", "--alpha", 0.37)), ("tuned", ("--alpha", 0.37))):
         assert run("sac", *short("sac"), *flags, "--run-dir", name).returncode == 0
