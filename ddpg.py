@@ -496,8 +496,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
     obs, action = env.observation_space, env.action_space
     require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     known = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
-    other = "; for Discrete ones use ppo_clip.py" * isinstance(action, gym.spaces.Discrete)
-    require(known, f"--env-id {args.env_id}: actions {action}, not a flat, bounded Box{other}")
+    require(known, f"--env-id {args.env_id}: actions {action}, not a flat, bounded Box (Discrete: use ppo_clip.py)")
     need = 4 * args.buffer_size * (2 * obs.shape[0] + action.shape[0] + 2)
     gpu = args.cuda and torch.cuda.is_available()
     have = torch.cuda.mem_get_info()[1] if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -515,7 +515,8 @@ def check(args: Args, checkpoint: dict | None) -> None:
     """All that can be wrong with the arguments, found before anything is written."""
     whole = ("total_timesteps", "num_envs", "buffer_size", "batch_size", "learning_starts", "eval_episodes")
     whole += ("policy_frequency", "target_network_frequency")
-    for name in (*whole, "seed", "policy_lr", "q_lr", "gamma", "tau", "alpha", "updates_per_step", "checkpoint_interval"):
+    real = ("policy_lr", "q_lr", "gamma", "tau", "alpha", "updates_per_step", "checkpoint_interval")
+    for name in (*whole, "seed", *real):
         least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     few = f"--total-timesteps {args.total_timesteps} leaves nothing after --learning-starts {args.learning_starts}"
@@ -531,8 +532,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
     obs, action = env.observation_space, env.action_space
     require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     known = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
-    other = "; for Discrete ones use ppo_clip.py" * isinstance(action, gym.spaces.Discrete)
-    require(known, f"--env-id {args.env_id}: actions {action}, not a flat, bounded Box{other}")
+    require(known, f"--env-id {args.env_id}: actions {action}, not a flat, bounded Box (Discrete: use ppo_clip.py)")
     need = 4 * args.buffer_size * (2 * obs.shape[0] + action.shape[0] + 2)
     gpu = args.cuda and torch.cuda.is_available()
     have = torch.cuda.mem_get_info()[1] if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -28,7 +28,7 @@ ROLLOUTS = [
     (("--learning-rate", "nan"), "--learning-rate"),
 ]
 REPLAY = [
-    (("--env-id", "CartPole-v1"), "Discrete(2), not a flat, bounded Box; for Discrete ones use ppo_clip.py"),
+    (("--env-id", "CartPole-v1"), "Discrete(2), not a flat, bounded Box (Discrete: use ppo_clip.py)"),
     (("--buffer-size", 10**12), "--buffer-size 1000000000000 takes"),
     (("--buffer-size", 0), "--buffer-size"),
     (("--learning-starts", 10**6), "--learning-starts 1000000"),
