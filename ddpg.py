@@ -44,7 +44,7 @@ What sets it apart from the on-policy scripts: the policy has no density. The gr
 action, so that a transition may come from any policy, and is used again and again until the buffer forgets it.
 
 The actor takes a step for every two of the critic, which costs a third less time an update than one for each.
-Observations are scaled by the buffer's mean and deviation, taken anew every 100 steps, which the papers do not do.
+Observations are scaled by the mean and deviation of the first, random steps, which the papers do not do.
 The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4.
 
 Run
@@ -116,7 +116,7 @@ class Args:
     target_network_frequency: int = 1
     """updates of the critic to one of the targets"""
     norm_obs: bool = True
-    """normalise observations by the replay buffer's mean and deviation"""
+    """normalise observations by the mean and deviation of the first, random steps"""
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
@@ -554,7 +554,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 if updates % args.target_network_frequency == 0:
                     torch._foreach_lerp_(target_parameters, parameters, args.tau)
                 updates, metrics = updates + 1, metrics | q_metrics
-        if args.norm_obs:
+        if args.norm_obs and updates == 0:  # once: a scale that moved would move under the critic's feet
             obs = buffer.rows[: buffer.added, : len(agent.obs_mean)]
             agent.obs_mean, agent.obs_var = obs.mean(0), obs.var(0, correction=0)
         run.count["updates"] = updates
