@@ -10,8 +10,8 @@
 # ///
 """DAgger: imitation of an expert that labels the learner's own states, and behavioural cloning to compare it with.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], not touched directly: the rewards are only looked at. An expert π* is
-    imitated, by descent on the mean over a growing dataset D of states, each labelled with the expert's action,
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], not raised directly: no reward is learned from. An expert π* is imitated
+    by descent on the mean over a growing dataset D of states, each labelled with the expert's action,
 
     L(θ) = E_{(s, a*) ∈ D}[ −log π_θ(a*|s) ]
 
@@ -30,7 +30,7 @@ Algorithm
             θ ← one Adam step on L of a minibatch of D                       imitation_loss
 
 Symbols
-    s_t     obs           (M, obs_dim)  the M of an iteration's T·N states in which the environment was not just reset
+    s_t     obs           (M, obs_dim)  the M of an iteration's T·N states that are not the last of an episode
             x             (B, obs_dim)  of a minibatch of B, normalised: what the network sees
     a*_t    label         (M,) or (M, act_dim)  the expert's action, as the environment takes it
     D       dataset       one state and label for each environment step so far
@@ -210,8 +210,8 @@ class Agent(nn.Module):
 def imitation_loss(agent: Agent, x: Tensor, label: Tensor) -> tuple[Tensor, dict]:
     """−log π_θ(a*|s), up to a constant, averaged over B states x (B, obs_dim) with labels (B,) or (B, act_dim).
 
-    Logged as well is the disagreement: the share of actions that are not the expert's, or, for a Box, of components
-    more than 0.1 away from it, of the 2 between the bounds.
+    Logged as well is the disagreement: the share of actions that are not the expert's; for a Box, of components off by
+    more than 0.1, where the bounds are 2 apart.
     """
     out, label = agent.actor(x), label - agent.low
     if agent.discrete:
@@ -253,7 +253,7 @@ def collect_labels(envs: gym.vector.VectorEnv, agent: Agent, expert, beta: float
     observations, whether the episode is over, its return and its length so far, each (N, ...).
     """
     (obs, done, returns, lengths), columns, episodes = state, [], []
-    for _ in range(num_steps):
+    while len(columns) < num_steps or not any(len(label) for _, label in columns):  # a rollout of resets alone goes on
         label, action, valid = expert(obs), agent.act(obs), ~done  # [dagger] a*_t = π*(s_t), whoever acts
         columns.append((torch.tensor(obs[valid], dtype=torch.float32), torch.as_tensor(label[valid])))
         by_expert = (torch.rand(envs.num_envs) < beta).numpy()
@@ -270,7 +270,8 @@ class Dataset:
 
     def __init__(self, obs: Tensor, label: Tensor, room: int, device: torch.device):
         self.all_obs, self.all_label = (x.new_empty(len(x) + room, *x.shape[1:], device=device) for x in (obs, label))
-        self.load_state_dict({"obs": obs, "label": label})
+        self.size = 0
+        self.add(obs, label)
 
     def add(self, obs: Tensor, label: Tensor) -> None:
         end = self.size + len(obs)
@@ -281,8 +282,7 @@ class Dataset:
         return {"obs": self.obs.clone(), "label": self.label.clone()}  # clones, to leave the free room behind
 
     def load_state_dict(self, state: dict) -> None:
-        self.size = 0
-        self.add(**state)
+        self.__init__(**state, room=len(self.all_obs), device=self.all_obs.device)
 
 
 # ---------------------------------------------------------------- evaluation and files
@@ -327,7 +327,7 @@ def load_expert(args: Args):
     if args.expert == "scripted":
         return SCRIPTED[args.env_id], None
     path = Path(args.expert, "policy.pt") if Path(args.expert).is_dir() else Path(args.expert)
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, "cpu", weights_only=True)
     return load_policy(path), f"{saved['observation_space']} and {saved['action_space']}"
 
 
@@ -534,9 +534,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     loss_of = torch.compile(imitation_loss) if args.compile else imitation_loss
     loaded = load_dataset(args)[0] or {"obs": agent.obs_mean[None][:0], "label": agent.low[None][:0]}
     dataset = Dataset(**loaded, room=args.total_timesteps + args.num_envs * args.num_steps, device=device)
-    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer, dataset=dataset)
     expert, _ = load_expert(args)
     expert_return = evaluate(expert, make_envs(args.env_id, args.eval_episodes), derive_seed(args.seed, 1)).mean()
+    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer, dataset=dataset)
     obs, _ = envs.reset(seed=derive_seed(args.seed, 0, run.count["global_step"]))
     state = obs, np.zeros(args.num_envs, dtype=bool), *np.zeros((2, args.num_envs))
 
@@ -544,11 +544,11 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         progress = run.count["global_step"] / args.total_timesteps
         optimizer.param_groups[0]["lr"] = lr = args.learning_rate * (1 - args.anneal_lr * progress)
         beta = {"first": 0.0, "linear": 1 - progress, "exponential": 0.01**progress}[args.beta_schedule]
-        beta = 1.0 if args.bc_only or dataset.size == 0 else beta
+        beta = 1.0 if args.bc_only or run.count["global_step"] == 0 else beta
         obs, label, episodes, state = collect_labels(envs, agent, expert, beta, args.num_steps, state)
         dataset.add(obs, label)
 
-        on_new_states = imitation_loss(agent, agent.normalize(obs.to(device)), label.to(device))[1]
+        on_new_states = imitation_loss(agent, agent.normalize(obs.to(device)), label.to(device))[1]  # not yet learned
         agent.obs_mean, agent.obs_var = dataset.obs.mean(0), dataset.obs.var(0, correction=0)
         for _ in range(args.num_updates):
             indices = torch.randint(dataset.size, (args.batch_size,), device=device)  # (B,)

@@ -19,7 +19,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along the deterministi
 Algorithm
     initialise the actor θ, the critic φ, their targets θ̄ ← θ, φ̄ ← φ, and a replay buffer D = {}
     repeat until the budget of environment steps is spent
-        a ← π_θ(s) + σ ε, ε ~ N(0, 1); at random, uniformly, for the first learning_starts steps
+        a ← π_θ(s) + σ ε, ε ~ N(0, 1), clipped to the bounds; at random for the first learning_starts steps
         step N parallel environments with it                                   interact
         add (s, a, r, s', terminated) to D                                     ReplayBuffer
         for each step taken, as often as updates_per_step says
@@ -28,7 +28,8 @@ Algorithm
             φ ← one Adam step on the mean of (Q_φ(s, a) − y)²                  critic_loss
             every policy_frequency updates
                 θ ← one Adam step on −Q_φ(s, π_θ(s))                           actor_loss
-            θ̄ ← θ̄ + τ (θ − θ̄),  φ̄ ← φ̄ + τ (φ − φ̄)
+            every target_network_frequency updates
+                θ̄ ← θ̄ + τ (θ − θ̄),  φ̄ ← φ̄ + τ (φ − φ̄)
 
 Symbols
     s       obs           (B, obs_dim)  of a minibatch of B transitions
@@ -45,7 +46,9 @@ action, so that a transition may come from any policy, and is used again and aga
 
 The actor takes a step for every two of the critic, which costs a third less time an update than one for each.
 Observations are scaled by the mean and deviation of the first, random steps, which the papers do not do.
-The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4.
+γ discounts inside Q alone, and s comes from the buffer, so from older policies: as everywhere in practice.
+The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4, and
+as much again while a checkpoint is written.
 
 Run
     python ddpg.py
@@ -110,7 +113,7 @@ class Args:
     learning_starts: int = 5_000
     """steps with random actions before the first update"""
     updates_per_step: float = 1.0
-    """updates for each step of each environment"""
+    """updates for each step of each environment after learning_starts"""
     policy_frequency: int = 2
     """updates of the critic to one of the actor"""
     target_network_frequency: int = 1
@@ -266,7 +269,7 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.added = 0
-        self.add(state["rows"][-len(self.rows) :])
+        self.add(state["rows"][-len(self.rows) :].to(self.rows.device))
 
 
 @torch.no_grad()
@@ -279,11 +282,11 @@ def interact(envs: gym.vector.VectorEnv, agent: Agent, act, seed: int):
     obs, _ = envs.reset(seed=seed)
     done, (returns, lengths) = np.zeros(envs.num_envs, dtype=bool), np.zeros((2, envs.num_envs))
     while True:
-        x = torch.tensor(obs, dtype=torch.float32, device=agent.low.device)
-        action, valid = act(x), ~done
+        s = torch.tensor(obs, dtype=torch.float32, device=agent.low.device)
+        action, valid = act(s), ~done
         obs, reward, terminated, truncated, _ = envs.step(agent.to_env(action))
         outcome = np.concatenate([reward[:, None], obs, terminated[:, None]], axis=-1, dtype=np.float32)
-        rows = torch.cat([x, action, torch.as_tensor(outcome, device=x.device)], -1)[np.flatnonzero(valid)]
+        rows = torch.cat([s, action, torch.as_tensor(outcome, device=s.device)], -1)[np.flatnonzero(valid)]
         returns, lengths, done = returns + reward, lengths + valid, terminated | truncated
         yield rows, list(zip(returns[done].tolist(), lengths[done].tolist()))
         returns[done] = lengths[done] = 0
@@ -497,11 +500,10 @@ def check(args: Args, checkpoint: dict | None) -> None:
     require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     known = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
     require(known, f"--env-id {args.env_id}: actions {action}, not a flat, bounded Box (Discrete: use ppo_clip.py)")
-    need = 4 * args.buffer_size * (2 * obs.shape[0] + action.shape[0] + 2)
+    need = 8 * args.buffer_size * (2 * obs.shape[0] + action.shape[0] + 2)  # float32, and a copy for the checkpoint
     gpu = args.cuda and torch.cuda.is_available()
-    have = torch.cuda.mem_get_info()[1] if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    fits = f"--buffer-size {args.buffer_size} takes {need / 2**30:.1f} GiB, and the device has {have / 2**30:.1f}"
-    require(need < have, fits)
+    have = torch.cuda.mem_get_info()[0] if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(need < have, f"--buffer-size {args.buffer_size} takes {need / 2**30:.1f} of {have / 2**30:.1f} GiB")
 
 
 # ---------------------------------------------------------------- training
@@ -509,7 +511,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
     check(args, checkpoint)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))  # one is a third slower
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))  # one: a third slower
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
@@ -525,7 +527,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     parts = {"agent": agent, "target": target, "critic_optimizer": critic_optimizer, "actor_optimizer": actor_optimizer}
     run = Run(args, envs, device, checkpoint, **parts, buffer=buffer)
     critic_optimizer.param_groups[0]["lr"], actor_optimizer.param_groups[0]["lr"] = args.q_lr, args.policy_lr
-    target_parameters, parameters = list(target.parameters()), list(agent.parameters())
+    target_parameters, parameters = ([p.detach() for p in net.parameters()] for net in (target, agent))
     step, updates, metrics = run.count["global_step"], run.count.get("updates", 0), {}
 
     def act(obs: Tensor) -> Tensor:
@@ -542,6 +544,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             rows, ended = next(transitions)
             buffer.add(rows)
             step, episodes = step + len(rows), episodes + ended
+            if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
+                var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
+                agent.obs_var = var.where(var > 1e-8, 1.0)  # what has not varied yet is not blown up when it does
             while updates < args.updates_per_step * (step - args.learning_starts):
                 obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
                 x, next_x = agent.normalize(obs), agent.normalize(next_obs)
@@ -554,9 +559,6 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 if updates % args.target_network_frequency == 0:
                     torch._foreach_lerp_(target_parameters, parameters, args.tau)
                 updates, metrics = updates + 1, metrics | q_metrics
-        if args.norm_obs and updates == 0:  # once: a scale that moved would move under the critic's feet
-            obs = buffer.rows[: buffer.added, : len(agent.obs_mean)]
-            agent.obs_mean, agent.obs_var = obs.mean(0), obs.var(0, correction=0)
         run.count["updates"] = updates
         run.log(step - run.count["global_step"], episodes, {name: value.item() for name, value in metrics.items()})
 

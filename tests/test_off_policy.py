@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -173,6 +174,19 @@ def test_the_temperature_falls_while_the_entropy_is_above_its_target():
 
 
 @both
+def test_what_does_not_vary_in_the_random_steps_is_not_blown_up(module, tmp_path, monkeypatch):
+    """Nor do the targets remember how they came about: a graph that grew with every update would fill the memory."""
+    lerp, targets = torch._foreach_lerp_, []
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda tensors, *rest: targets.append(tensors) or lerp(tensors, *rest))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
+    flags = {"total_timesteps": 60, "learning_starts": 50, "batch_size": 8, "eval_episodes": 1}
+    module.train(module.Args(env_id="tiny_envs:Blind-v0", run_dir=str(tmp_path / "r"), **flags))
+    agent = checkpoint(tmp_path / "r")["agent"]
+    assert agent["obs_mean"].tolist() == [1, 1] and agent["obs_var"].tolist() == [1, 1]
+    assert len(targets) == 10 and not any(tensor.requires_grad for tensors in targets for tensor in tensors)
+
+
+@both
 def test_descend_moves_its_own_parameters_alone(module):
     agent, _ = networks(module)
     before = copy.deepcopy(agent.state_dict())
@@ -271,7 +285,7 @@ def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimen
         "--num-envs",
         8,
         "--env-id",
-        "tiny_envs:IdentityBox-v0",
+        "tiny_envs:Blind-v0",  # which shows all environments the same
         "--learning-starts",
         800,
         "--updates-per-step",
@@ -284,9 +298,10 @@ def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimen
     first, later = action[:792], action[800:]
     assert abs(first.mean()) < 0.1 and abs(first.std() / (1 / 3) ** 0.5 - 1) < 0.05 and first.abs().max() <= 1
     assert later.abs().max() <= 1 and len({tuple(pair) for pair in later.tolist()}) == len(later)
+    assert len({tuple(pair) for pair in first.tolist()}) == len(first)
     if script == "ddpg":
         # what is left of the actions without the policy's part, almost constant over the last few steps
-        agent = module.Agent(Box(-1, 1, (2,)), BOX)
+        agent = module.Agent(Box(-1, 1, (2,)), Box(-1, 1, (2,)))
         agent.load_state_dict(checkpoint(tmp_path / "r")["agent"])
         noise = (action - agent.act(agent.normalize(obs))).detach()[-80:]
         assert 0.07 < noise.std() < 0.14 and abs(np.corrcoef(noise.T)[0, 1]) < 0.4
@@ -341,18 +356,26 @@ def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(module, ru
         assert all(torch.equal(tensor, after[part][name]) for name, tensor in before[part].items())
     moments = [state["critic_optimizer"]["state"][0] for state in (before, after)]
     assert moments[1]["step"] == moments[0]["step"] + 100 and not torch.equal(*(m["exp_avg"] for m in moments))
+    if script == "ddpg":
+        agent = module.Agent(Box(-1, 1, (3,)), Box(-2, 2, (1,)))
+        agent.load_state_dict(after["agent"])
+        obs, action = after["buffer"]["rows"][1200:, :3], after["buffer"]["rows"][1200:, 3:4]
+        assert (action - agent.act(agent.normalize(obs))).std() < 0.2  # uniformly random: 0.6
     if script == "sac":
         assert before["agent"]["log_alpha"] != np.log(0.2)
         assert after["alpha_optimizer"]["state"][0]["step"] > before["alpha_optimizer"]["state"][0]["step"] > 0
 
 
 @both
-@pytest.mark.parametrize("flag", ["--norm-obs", "--no-norm-obs"])
-def test_the_observation_statistics_are_those_of_the_random_steps(module, run, tmp_path, flag):
-    """And stay so; 200 steps are random here."""
-    assert run(module.__name__, *short(module.__name__), flag, "--run-dir", "r").returncode == 0
+@pytest.mark.parametrize(
+    "flag, random", [("--norm-obs", 200), ("--norm-obs", 50), ("--norm-obs", 250), ("--no-norm-obs", 9)]
+)
+def test_the_observation_statistics_are_those_of_the_random_steps(module, run, tmp_path, flag, random):
+    """And stay so."""
+    flags = (*short(module.__name__), flag, "--learning-starts", random, "--total-timesteps", 400)
+    assert run(module.__name__, *flags, "--run-dir", "r").returncode == 0
     state = checkpoint(tmp_path / "r")
-    obs = state["buffer"]["rows"][:200, :3]
+    obs = state["buffer"]["rows"][:random, :3]
     expected = (obs.mean(0), obs.var(0, correction=0)) if flag == "--norm-obs" else (torch.zeros(3), torch.ones(3))
     for name, statistic in zip(("obs_mean", "obs_var"), expected):
         torch.testing.assert_close(state["agent"][name], statistic)
@@ -363,6 +386,34 @@ def test_a_fixed_temperature_stays_fixed(run, tmp_path):
         assert run("sac", *short("sac"), *flags, "--run-dir", name).returncode == 0
         values = {round(value, 6) for _, value in scalars(tmp_path / name)["losses/alpha"]}
         assert values == {0.37} if name == "fixed" else len(values) > 3
+
+
+def test_sacs_compiled_losses_and_gradients_are_those_of_the_plain_ones(monkeypatch):
+    """With the same noise."""
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
+    agent, target = (network.float() for network in networks(sac))
+    batch = [column.float() for column in minibatch(256)]
+    inputs = (agent, target, batch, 0.9), (agent, batch[0])
+    for loss_of, given, net in zip(losses(sac), inputs, (agent.critic, agent.actor)):
+        found = []
+        for function in (loss_of, torch.compile(loss_of)):
+            torch.manual_seed(2)
+            loss, _ = function(*given)
+            found.append([loss, *torch.autograd.grad(loss, list(net.parameters()))])
+        for plain, compiled in zip(*found):
+            torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+@both
+def test_the_flag_bf16_changes_the_losses_and_not_by_much(module, run, tmp_path):
+    found = []
+    for name, flags in (("float32", ()), ("bfloat16", ("--bf16",))):
+        budget = ("--total-timesteps", 300, "--run-dir", name)
+        assert run(module.__name__, *short(module.__name__), *budget, *flags).returncode == 0
+        found.append(scalars(tmp_path / name)["losses/qf_loss"][0][1])
+    assert found[0] != found[1] and abs(found[1] / found[0] - 1) < 0.1
 
 
 @both
