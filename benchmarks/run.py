@@ -216,7 +216,8 @@ def run(suite: Path, seeds: str | None, workers: int, only: str | None, dry_run:
     for job in set(jobs) - set(left):  # a threshold can change without a new run
         if job.manifest()["threshold"] != job.threshold:
             write_manifest(job, **job.manifest())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     tqdm.monitor_interval = 0  # its thread and a fork do not go together
     layout = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
     try:
