@@ -388,6 +388,7 @@ def test_a_fixed_temperature_stays_fixed(run, tmp_path):
         assert values == {0.37} if name == "fixed" else len(values) > 3
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler about itself
 def test_sacs_compiled_losses_and_gradients_are_those_of_the_plain_ones(monkeypatch):
     """With the same noise."""
     import torch._inductor.config
