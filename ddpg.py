@@ -98,7 +98,7 @@ class Args:
     """Adam's step size for the actor"""
     q_lr: float = 1e-3
     """Adam's step size for the critic"""
-    num_envs: int = 1
+    num_envs: int = 4
     """parallel environments, N"""
     buffer_size: int = 1_000_000
     """transitions that the replay buffer holds"""
@@ -169,7 +169,7 @@ class Float32Linear(nn.Linear):
     """Stays in float32 where the other layers are in bfloat16, whose 8 bits are too few to tell values apart."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False) if x.dtype == torch.bfloat16 else contextlib.nullcontext():
             return super().forward(x.to(self.weight.dtype))
 
 
@@ -191,11 +191,11 @@ class Agent(nn.Module):
         obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
         self.actor = relu_mlp(obs_dim, act_dim)
         self.critic = relu_mlp(obs_dim + act_dim, 1)
-        self.obs_mean, self.obs_var = nn.Buffer(torch.zeros(obs_dim)), nn.Buffer(torch.ones(obs_dim))
+        self.obs_mean, self.obs_std = nn.Buffer(torch.zeros(obs_dim)), nn.Buffer(torch.ones(obs_dim))
         self.low, self.high = nn.Buffer(torch.tensor(action_space.low)), nn.Buffer(torch.tensor(action_space.high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        return (obs - self.obs_mean) / (self.obs_var + 1e-8).sqrt()
+        return (obs - self.obs_mean) / self.obs_std
 
     def act(self, x: Tensor) -> Tensor:
         """a = π_θ(s)."""
@@ -213,7 +213,7 @@ class Agent(nn.Module):
         """The deterministic policy as plain data, to be read by `load_policy`."""
         layers = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]]
         net = {"layers": layers, "activation": "relu", "head": "tanh"}
-        return {**net, "obs_mean": self.obs_mean, "obs_var": self.obs_var, "low": self.low, "high": self.high}
+        return {**net, "obs_mean": self.obs_mean, "obs_var": self.obs_std**2, "low": self.low, "high": self.high}
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -546,7 +546,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             step, episodes = step + len(rows), episodes + ended
             if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
                 var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
-                agent.obs_var = var.where(var > 1e-8, 1.0)  # what has not varied yet is not blown up when it does
+                agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up when it does
             while updates < args.updates_per_step * (step - args.learning_starts):
                 obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
                 x, next_x = agent.normalize(obs), agent.normalize(next_obs)

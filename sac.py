@@ -106,7 +106,7 @@ class Args:
     """Adam's step size for the actor"""
     q_lr: float = 1e-3
     """Adam's step size for the critics and for the temperature"""
-    num_envs: int = 1
+    num_envs: int = 4
     """parallel environments, N"""
     buffer_size: int = 1_000_000
     """transitions that the replay buffer holds"""
@@ -179,7 +179,7 @@ class Float32Linear(nn.Linear):
     """Stays in float32 where the other layers are in bfloat16, whose 8 bits are too few to tell values apart."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False) if x.dtype == torch.bfloat16 else contextlib.nullcontext():
             return super().forward(x.to(self.weight.dtype))
 
 
@@ -202,11 +202,11 @@ class Agent(nn.Module):
         self.actor = relu_mlp(obs_dim, 2 * act_dim)
         self.critic = nn.ModuleList(relu_mlp(obs_dim + act_dim, 1) for _ in range(2))
         self.log_alpha = nn.Parameter(torch.tensor(alpha).log())
-        self.obs_mean, self.obs_var = nn.Buffer(torch.zeros(obs_dim)), nn.Buffer(torch.ones(obs_dim))
+        self.obs_mean, self.obs_std = nn.Buffer(torch.zeros(obs_dim)), nn.Buffer(torch.ones(obs_dim))
         self.low, self.high = nn.Buffer(torch.tensor(action_space.low)), nn.Buffer(torch.tensor(action_space.high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        return (obs - self.obs_mean) / (self.obs_var + 1e-8).sqrt()
+        return (obs - self.obs_mean) / self.obs_std
 
     def sample(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a ~ π_θ(·|s), differentiable in θ, and log π_θ(a|s), (..., 1)."""
@@ -227,7 +227,7 @@ class Agent(nn.Module):
         layers = [[layer.weight.detach(), layer.bias.detach()] for layer in self.actor[::2]]
         layers[-1] = [parameter.chunk(2)[0].clone() for parameter in layers[-1]]  # the mean without the deviation
         net = {"layers": layers, "activation": "relu", "head": "tanh"}
-        return {**net, "obs_mean": self.obs_mean, "obs_var": self.obs_var, "low": self.low, "high": self.high}
+        return {**net, "obs_mean": self.obs_mean, "obs_var": self.obs_std**2, "low": self.low, "high": self.high}
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -584,7 +584,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             step, episodes = step + len(rows), episodes + ended
             if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
                 var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
-                agent.obs_var = var.where(var > 1e-8, 1.0)  # what has not varied yet is not blown up when it does
+                agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up when it does
             while updates < args.updates_per_step * (step - args.learning_starts):
                 obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
                 x, next_x = agent.normalize(obs), agent.normalize(next_obs)
