@@ -584,7 +584,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             step, episodes = step + len(rows), episodes + ended
             if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
                 var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
-                agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up when it does
+                agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up later
             while updates < args.updates_per_step * (step - args.learning_starts):
                 obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
                 x, next_x = agent.normalize(obs), agent.normalize(next_obs)

@@ -45,7 +45,7 @@ def summary(run_dir) -> dict:
 
 
 def test_a_runs_folder(script, run, tmp_path):
-    done = run(script, *short(script), "--run-dir", "r")
+    done = run(script, *short(script), "--run-dir", "r", fresh=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert len(done.stdout.splitlines()) == 1 and "over 5 episodes" in done.stdout
 
