@@ -48,6 +48,7 @@ class Group:
         self.ends = [curve.step[-1] for curve in self.curves]
         self.end = min(self.ends)
         self.values = np.stack([resample(c.step, c.value, self.end) for c in self.curves])  # (seeds, BINS)
+        self.first = int(min(max(c.step[0] for c in self.curves) / self.end * BINS, BINS - 1))  # bin all have begun by
         self.steps = (np.arange(BINS) + 0.5) * self.end / BINS  # (BINS,), the bins' centres
         self.seconds = np.mean([np.interp(self.steps, c.step, c.seconds) for c in self.curves], axis=0)  # (BINS,)
         self.curve, self.band = iqm(self.values, axis=0), interval(iqm, self.values)  # (BINS,), (2, BINS) or None

@@ -35,13 +35,14 @@ def colours(groups: list) -> dict[str, str]:
 
 
 def draw(ax, groups: list, colour: dict[str, str], x: str) -> None:
-    """An environment's curves over each group's `x`: "steps" or "seconds", (BINS,)."""
+    """An environment's curves over each group's `x`: "steps" or "seconds", (BINS,); from the bin all have begun by."""
     for group in groups:
-        at = getattr(group, x)
+        begun = slice(group.first, None)
+        at = getattr(group, x)[begun]
         style = {"color": colour[group.algorithm], "label": group.algorithm}
-        ax.plot(at, group.curve, linewidth=1.6, linestyle="--" if group.reference else "-", **style)
+        ax.plot(at, group.curve[begun], linewidth=1.6, linestyle="--" if group.reference else "-", **style)
         if group.band is not None:
-            ax.fill_between(at, *group.band, color=style["color"], alpha=0.18, linewidth=0)
+            ax.fill_between(at, *group.band[:, begun], color=style["color"], alpha=0.18, linewidth=0)
     thresholds, (low, high) = {group.threshold for group in groups}, ax.get_ylim()
     if len(thresholds) == 1 and low < (max(thresholds) or -math.inf) < high:
         ax.axhline(*thresholds, color="black", linewidth=0.8, linestyle=":", label="threshold")

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import tyro
 from conftest import ROOT
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks.compare import median
+from benchmarks.compare import group_runs, median
+from benchmarks.plots import draw
 from benchmarks.readers import read_runs
 from benchmarks.run import parse_seeds, read_suite
 from benchmarks.stats import BINS, WINDOW, crossing, improvement, interval, iqm, resample
@@ -404,6 +406,16 @@ def test_two_versions_of_an_algorithm_are_told_apart(tmp_path):
         write_log(tmp_path / version / "A-v0__x__1__1", line(1))
     curves, _ = read_runs((tmp_path / "old", tmp_path / "new"), None)
     assert sorted(curve.algorithm for curve in curves) == ["x (new)", "x (old)"]
+
+
+def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
+    """Not from 0: where no episode has ended yet there is nothing to see."""
+    for seed, begins in ((1, 200), (2, 350)):
+        write_log(tmp_path / f"A-v0__x__{seed}__1", [(step, 1, step) for step in range(begins, 1001, 10)])
+    [group] = group_runs(read_runs((tmp_path,), None)[0], None, returns=True)["A-v0"]
+    ax = Figure().subplots()
+    draw(ax, [group], {"x": "black"}, "steps")
+    assert ax.lines[0].get_xdata()[0] == 355 and len(group.curve) == BINS
 
 
 def test_the_random_policys_returns_are_measured_for_every_environment_of_a_suite():
