@@ -165,17 +165,28 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [padded[0], rule, *padded[1:]])
 
 
+def spread(row: dict) -> str:
+    """A group's 95 % interval; a dash for a single seed."""
+    return "–" if row["low"] is None else f"{figure(row['low'])} to {figure(row['high'])}"
+
+
+def finals(rows: list[dict]) -> str:
+    """Final return and interval of each algorithm in each environment."""
+    cells = {(row["algorithm"], row["environment"]): f"{figure(row['IQM'])} ({spread(row)})" for row in rows}
+    algorithms, environments = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "environment"))
+    return markdown([["", *environments], *([a, *(cells.get((a, e), "") for e in environments)] for a in algorithms)])
+
+
 def results(rows: list[dict]) -> str:
     """The table of all groups."""
     lines = [["environment", "algorithm", "seeds", "steps", "final return", "IQM", "95 % interval", "area"]]
     lines[0] += ["evaluation", "threshold", "met", "steps to", "seconds to", "steps/s"]
     for row in rows:
-        ends = "–" if row["low"] is None else f"{figure(row['low'])} to {figure(row['high'])}"
         known = row["threshold"] is not None
         count = f" ({row['reached by']}/{row['seeds']})" if known else ""
         reached = known and np.isfinite(row["steps to"])
         lines.append([row["environment"], row["algorithm"], str(row["seeds"]), si(row["steps"])])
-        lines[-1] += [figure(row["final return"]), figure(row["IQM"]), ends, figure(row["area"])]
+        lines[-1] += [figure(row["final return"]), figure(row["IQM"]), spread(row), figure(row["area"])]
         lines[-1] += [figure(row["evaluation"]), figure(row["threshold"]), ("no", "yes")[row["met"]] if known else "–"]
         lines[-1] += [(si(row["steps to"]) if reached else "–") + count, figure(row["seconds to"]) if reached else "–"]
         lines[-1].append(f"{row['steps/s']:,.0f}")
@@ -253,7 +264,8 @@ def compare(paths: tuple[Path, ...], metric: str | None, threshold: float | None
     sections = [
         f"# {len(curves)} runs compared\n\n    python -m benchmarks compare {' '.join(map(str, paths))} --out {out}\n",
         *sorted(facts),
-        f"![learning curves](overview.png)\n\n{table}\n\n## To be borne in mind\n\n{listed}",
+        f"![learning curves](overview.png)\n\nFinal return, IQM (95 % interval)\n\n{finals(rows)}\n",
+        f"## All figures\n\n{table}\n\n## To be borne in mind\n\n{listed}",
         f"## Across environments\n\n{across(scores)}\n" if scores else "",
         f"Probability of improvement of the row over the column\n\n{improvements(by_env)}\n",
         f"## What the columns are\n\n{EXPLANATION}\n## Curves\n",

@@ -22,7 +22,7 @@ from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks.compare import group_runs, median
+from benchmarks.compare import figure, group_runs, median
 from benchmarks.plots import draw
 from benchmarks.readers import read_runs
 from benchmarks.run import parse_seeds, read_suite
@@ -383,6 +383,11 @@ def test_a_comparison(harness, tmp_path):
     )
     assert alone["low"] == "" and alone["threshold"] == "-100.0"  # gymnasium's
     assert "1.00 (1.00 to 1.00)" in report  # the probability of improvement
+    finals = [[cell.strip() for cell in line.split("|")] for line in report.split("## All figures")[0].splitlines()]
+    assert ["", "", "Acrobot-v1", "CartPole-v1", ""] in finals
+    iqm_and_interval = "{} ({} to {})".format(*(figure(float(steep[name])) for name in ("IQM", "low", "high")))
+    assert ["", "steep", "", iqm_and_interval, ""] in finals
+    assert ["", "flat", f"{figure(float(alone['IQM']))} (–)"] in [line[:3] for line in finals]
 
     with (out / "curves.csv").open() as file:
         rows = [
