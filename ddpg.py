@@ -262,7 +262,7 @@ class ReplayBuffer:
     def sample(self, batch_size: int) -> tuple[Tensor, ...]:
         """obs (B, obs_dim), action (B, act_dim), reward (B, 1), next_obs (B, obs_dim), terminated (B, 1)."""
         indices = torch.randint(min(self.added, len(self.rows)), (batch_size,), device=self.rows.device)
-        return self.rows[indices].split(self.widths, -1)
+        return self.rows.index_select(0, indices).split(self.widths, -1)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"rows": self.rows[: self.added].roll(-self.added, 0)}  # the oldest first
