@@ -317,7 +317,8 @@ def test_updates_are_counted_per_step_of_every_environment(module, run, tmp_path
     assert 600 <= result["global_step"] < 600 + num_envs
     assert result["updates"] == np.ceil(per_step * (result["global_step"] - 200))
     taken = {name: state[name]["state"][0]["step"].item() for name in ("critic_optimizer", "actor_optimizer")}
-    assert taken == {"critic_optimizer": result["updates"], "actor_optimizer": np.ceil(result["updates"] / 2)}
+    of_actor = np.ceil(result["updates"] / module.Args().policy_frequency)
+    assert taken == {"critic_optimizer": result["updates"], "actor_optimizer": of_actor}
     assert len(state["buffer"]["rows"]) == result["global_step"]
 
 
