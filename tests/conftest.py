@@ -1,9 +1,12 @@
+import contextlib
 import importlib
+import json
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +131,84 @@ def start(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+# A script that learns nothing: it notes that it ran, waits, and does what its environment's name says.
+FAKE = """
+import argparse, os, pathlib, sys, time
+parser = argparse.ArgumentParser()
+for flag in ("--env-id", "--seed", "--total-timesteps", "--run-dir"):
+    parser.add_argument(flag)
+parser.add_argument("--seconds", type=float, default=0)
+args = parser.parse_args()
+with open(pathlib.Path(__file__).parent / "ran", "a") as ran:
+    ran.write(f"{args.env_id} {args.seed} {args.total_timesteps} {os.environ['OMP_NUM_THREADS']}\\n")
+print("line", *range(20), sep="\\nline ")
+time.sleep(args.seconds)
+while (pathlib.Path(__file__).parent / "wait").exists():
+    time.sleep(0.05)
+tried = pathlib.Path(__file__).parent / f"tried {args.env_id} {args.seed}"
+if args.env_id == "Fails-v0" or args.env_id == "FailsOnce-v0" and not tried.exists():
+    tried.touch()
+    sys.exit("this went wrong")
+if args.env_id != "Silent-v0":
+    pathlib.Path(args.run_dir, "summary.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """Writes a suite of the fake script: one cell an environment, with more entries if given."""
+    (tmp_path / "fake.py").write_text(FAKE)
+
+    def suite(*env_ids: str, seeds: str = "1-2", more: str = ""):
+        cells = [f'{{ script = "{tmp_path}/fake.py", env_id = "{env_id}", steps = 9 {more} }}' for env_id in env_ids]
+        (tmp_path / "s.toml").write_text(f'seeds = "{seeds}"\ncells = [{", ".join(cells)}]')
+        return tmp_path / "s.toml"
+
+    return suite
+
+
+@pytest.fixture
+def harness(tmp_path):
+    """Starts `python -m benchmarks`; whatever still runs at the end of the test is killed."""
+    processes = []
+
+    def harness(*words, wait: bool = True, cwd: Path = ROOT):
+        words = [*map(str, words), *(("--runs-dir", str(tmp_path / "runs")) if words[0] == "run" else ())]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks", *words], cwd=cwd, **pipes)
+        processes.append(process)
+        if wait:
+            process.out, process.err = process.communicate(timeout=120)
+        return process
+
+    yield harness
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ran(tmp_path) -> list[str]:
+    path = tmp_path / "ran"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def jobs_alive(tmp_path) -> list[str]:
+    """Processes of the fake script, as Linux lists them; a dead one has no command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found += [path.parent.name] if f"\0{tmp_path}/fake.py\0" in path.read_text() else []
+    return found
+
+
+def wait_for(condition, seconds=30):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.01)
+
+
+def manifests(tmp_path) -> dict:
+    return {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/s/*/manifest.json")}

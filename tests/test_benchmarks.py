@@ -1,22 +1,18 @@
 """The harness: jobs run once and for all, logs as three libraries write them, statistics whose truth is known."""
 
-import contextlib
 import csv
 import importlib
 import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import tyro
-from conftest import ROOT
+from conftest import ROOT, jobs_alive, manifests, ran, wait_for
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
@@ -29,83 +25,6 @@ from benchmarks.run import parse_seeds, read_suite
 from benchmarks.stats import BINS, WINDOW, crossing, improvement, interval, iqm, resample
 
 SUITES = sorted((ROOT / "benchmarks" / "suites").glob("*.toml"))
-# A script that learns nothing: it waits, notes that it ran, and does what its environment's name says.
-FAKE = """
-import argparse, os, pathlib, sys, time
-parser = argparse.ArgumentParser()
-for flag in ("--env-id", "--seed", "--total-timesteps", "--run-dir"):
-    parser.add_argument(flag)
-parser.add_argument("--seconds", type=float, default=0)
-args = parser.parse_args()
-with open(pathlib.Path(__file__).parent / "ran", "a") as ran:
-    ran.write(f"{args.env_id} {args.seed} {args.total_timesteps} {os.environ['OMP_NUM_THREADS']}\\n")
-print("line", *range(20), sep="\\nline ")
-time.sleep(args.seconds)
-tried = pathlib.Path(__file__).parent / f"tried {args.env_id} {args.seed}"
-if args.env_id == "Fails-v0" or args.env_id == "FailsOnce-v0" and not tried.exists():
-    tried.touch()
-    sys.exit("this went wrong")
-if args.env_id != "Silent-v0":
-    pathlib.Path(args.run_dir, "summary.json").write_text("{}")
-"""
-
-
-@pytest.fixture
-def suite(tmp_path):
-    """Writes a suite of the fake script: one cell an environment, with more entries if given."""
-    (tmp_path / "fake.py").write_text(FAKE)
-
-    def suite(*env_ids: str, seeds: str = "1-2", more: str = ""):
-        cells = [f'{{ script = "{tmp_path}/fake.py", env_id = "{env_id}", steps = 9 {more} }}' for env_id in env_ids]
-        (tmp_path / "s.toml").write_text(f'seeds = "{seeds}"\ncells = [{", ".join(cells)}]')
-        return tmp_path / "s.toml"
-
-    return suite
-
-
-@pytest.fixture
-def harness(tmp_path):
-    """Starts `python -m benchmarks`; whatever still runs at the end of the test is killed."""
-    processes = []
-
-    def harness(*words, wait: bool = True):
-        words = [*map(str, words), *(("--runs-dir", str(tmp_path / "runs")) if words[0] == "run" else ())]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, **pipes)
-        processes.append(process)
-        if wait:
-            process.out, process.err = process.communicate(timeout=120)
-        return process
-
-    yield harness
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def ran(tmp_path) -> list[str]:
-    path = tmp_path / "ran"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def jobs_alive(tmp_path) -> list[str]:
-    """Processes of the fake script, as Linux lists them; a dead one has no command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has just ended
-            found += [path.parent.name] if f"\0{tmp_path}/fake.py\0" in path.read_text() else []
-    return found
-
-
-def wait_for(condition, seconds=30):
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end
-        time.sleep(0.01)
-
-
-def manifests(tmp_path) -> dict:
-    return {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/s/*/manifest.json")}
 
 
 # ---------------------------------------------------------------- run
@@ -193,6 +112,10 @@ def test_interrupted_and_one_at_a_time(suite, harness, tmp_path, number, status)
         ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--only", "ppo"), "--only ppo"),
         ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--workers", "0"), "--workers"),
         ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--worker", "1"), "--worker"),
+        (
+            'seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]',
+            ("--backend", "ray", "--num-gpus", "2"),
+        ),
     ],
 )
 def test_bad_input_is_one_line(harness, tmp_path, text, words, said):
