@@ -15,14 +15,22 @@ class BadInput(Exception):
 
 def provenance() -> dict:
     """What a measurement depends on beside its command: commit, versions, machine."""
+    return {"commit": commit()} | machine()
+
+
+def commit() -> str | None:
+    """The repository's commit, with -dirty if it has changed since; None outside of a repository."""
     describe = ("git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
+
+
+def machine() -> dict:
+    """This machine, and the versions of what is installed on it."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     processor = names[0].split(":")[1].strip() if names else platform.processor()
     packages = ("torch", "gymnasium", "mujoco", "numpy")
     return {
-        "commit": commit or None,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
         "machine": {"system": platform.system(), "processor": processor, "cores": os.cpu_count()},
     }

@@ -3,10 +3,10 @@
 import contextlib
 import importlib
 import io
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -21,14 +21,20 @@ class Run:
     """the suite, a TOML file"""
     seeds: str | None = None
     """seeds in place of the suite's, such as 1-5 or 1,3,7-9"""
-    workers: int = os.cpu_count() or 1
-    """jobs at once, one thread each"""
+    workers: int | None = None
+    """jobs at once, one thread each (default: as many as there are cores; with Ray, as there are resources)"""
     only: str | None = None
     """only the jobs <env>__<algorithm>__<seed> that contain this; * and ? are wildcards"""
     dry_run: bool = False
     """print the jobs' command lines, run nothing"""
     runs_dir: Path = Path("benchmarks/runs")
     """where the suite's folder is made"""
+    backend: Literal["local", "ray"] = "local"
+    """where jobs run: processes of this machine, or Ray tasks of one CPU each"""
+    address: str = "local"
+    """the Ray cluster: auto, host:port or ray://host:port; local: a Ray of this machine, for this suite alone"""
+    num_gpus: float = 0
+    """the fraction of a GPU that Ray gives a job"""
 
 
 @dataclass

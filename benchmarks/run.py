@@ -1,6 +1,7 @@
-"""Run a suite: every job a process with a folder of its own, as many at once as there are cores."""
+"""Run a suite: every job a process with a folder of its own, as many at once as there are cores, here or by Ray."""
 
 import collections
+import contextlib
 import ctypes
 import fcntl
 import fnmatch
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +114,7 @@ def write_manifest(job: Job, **entries) -> None:
 def start(job: Job) -> subprocess.Popen:
     """Start a job on this machine, in its own folder, where its output goes to log.txt.
 
-    This is all that knows where a job runs: a cluster's version returns something else with poll, terminate and kill.
+    This is all that knows where a job runs; cluster.py has the other back end's.
     """
     harness = os.getpid()
 
@@ -136,25 +138,37 @@ def start(job: Job) -> subprocess.Popen:
         )
 
 
-def begin(job: Job, attempts: int, facts: dict) -> tuple[subprocess.Popen, dict]:
-    """Clear away what an earlier attempt left, start the job; its process and what is known of it."""
+def stop(processes: list[subprocess.Popen]) -> None:
+    """End what still runs: a script ends in good order, unless that takes longer than ten seconds."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def begin(job: Job, attempts: int, facts: dict) -> None:
+    """Clear away what an earlier attempt left, record that there is a new one."""
     shutil.rmtree(job.dir, ignore_errors=True)
     job.dir.mkdir(parents=True)
-    entries = facts | {"attempts": attempts, "start": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_manifest(job, complete=False, **entries)
-    return start(job), entries
+    write_manifest(job, **facts, complete=False, attempts=attempts, start=now())
 
 
-def end(job: Job, exit_status: int, entries: dict) -> bool:
+def end(job: Job, exit_status: int) -> bool:
     """Record how a job ended; whether it did what it should."""
     summary = job.dir / "summary.json"
     complete = exit_status == 0 and (summary.exists() or not job.ours)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    write_manifest(job, complete=complete, **entries, end=now, exit_status=exit_status)
+    write_manifest(job, **job.manifest() | {"complete": complete, "end": now(), "exit_status": exit_status})
     return complete
 
 
-def execute(jobs: list[Job], workers: int, facts: dict, bar: tqdm) -> int:
+def execute(jobs: list[Job], start: Callable[[Job], subprocess.Popen], workers: int, facts: dict, bar: tqdm) -> int:
     """Run all jobs, a failing one twice; a report of each that failed. However it ends, no job outlives it."""
     waiting, running, attempts, failures = collections.deque(jobs), {}, collections.Counter(), []
     try:
@@ -162,12 +176,13 @@ def execute(jobs: list[Job], workers: int, facts: dict, bar: tqdm) -> int:
             while waiting and len(running) < workers:
                 job = waiting.popleft()
                 attempts[job] += 1
-                running[job] = begin(job, attempts[job], facts)
-            for job, (process, entries) in list(running.items()):
+                begin(job, attempts[job], facts)
+                running[job] = start(job)
+            for job, process in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[job]
-                complete = end(job, process.returncode, entries)
+                complete = end(job, process.returncode)
                 if not complete and attempts[job] == 1:
                     waiting.appendleft(job)
                     continue
@@ -178,23 +193,42 @@ def execute(jobs: list[Job], workers: int, facts: dict, bar: tqdm) -> int:
                     bar.write("\n    ".join([failures[-1], *last]), file=sys.stderr)
                 bar.update()
             done = len(jobs) - len(waiting) - len(running) - len(failures)
-            bar.set_postfix_str(f"{done} done, {len(failures)} failed, {len(running)} running")
+            bar.set_postfix_str(f"{done} done, {len(failures)} failed, {len(running)} under way")
             time.sleep(0.05)
-    finally:  # at Ctrl-C or SIGTERM a script ends in good order
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    finally:
+        stop([*running.values()])
     return len(failures)
 
 
-def run(suite: Path, seeds: str | None, workers: int, only: str | None, dry_run: bool, runs_dir: Path) -> int:
+def back_end(name: str, address: str, num_gpus: float, suite_dir: Path) -> contextlib.AbstractContextManager:
+    """A context in which there is what starts a job, on this machine or by Ray, which is imported only then."""
+    if name == "local":
+        return contextlib.nullcontext(start)
+    try:
+        from . import cluster
+    except ModuleNotFoundError as error:
+        raise BadInput(f"--backend ray: {error}; pip install ray") from error
+    return cluster.connect(address, num_gpus, suite_dir / "ray.log")
+
+
+def run(
+    suite: Path,
+    seeds: str | None,
+    workers: int | None,
+    only: str | None,
+    dry_run: bool,
+    runs_dir: Path,
+    backend: str,
+    address: str,
+    num_gpus: float,
+) -> int:
     """Run the jobs of a suite that are not finished yet; exit status 0, or 1 if a job failed."""
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise BadInput(f"--workers must be at least 1, not {workers}")
+    if backend == "local" and (address != "local" or num_gpus):
+        raise BadInput("--address and --num-gpus need --backend ray")
+    if not 0 <= num_gpus <= 1:
+        raise BadInput(f"--num-gpus must be from 0 to 1, not {num_gpus}")
     suite_dir = runs_dir / suite.stem
     jobs = [job for job in read_suite(suite, seeds, suite_dir) if fnmatch.fnmatch(job.dir.name, f"*{only or ''}*")]
     if not jobs:
@@ -213,16 +247,20 @@ def run(suite: Path, seeds: str | None, workers: int, only: str | None, dry_run:
     except BlockingIOError as error:
         raise BadInput(f"{suite_dir}: another harness is at work in it") from error
     left = [job for job in jobs if not job.finished()]
+    workers = workers or (os.cpu_count() if backend == "local" else len(left))
     for job in set(jobs) - set(left):  # a threshold can change without a new run
         if job.manifest()["threshold"] != job.threshold:
             write_manifest(job, **job.manifest())
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background has SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background has it ignored
     tqdm.monitor_interval = 0  # its thread and a fork do not go together
     layout = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
     try:
-        with tqdm(total=len(left), desc=suite.stem, bar_format=layout, smoothing=0, disable=None) as bar:
-            failed = execute(left, workers, provenance() | {"workers": workers}, bar)
+        with (
+            back_end(backend if left else "local", address, num_gpus, suite_dir) as start_job,
+            tqdm(total=len(left), desc=suite.stem, bar_format=layout, smoothing=0, disable=None) as bar,
+        ):
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
+            failed = execute(left, start_job, workers, provenance() | {"workers": workers}, bar)
     except KeyboardInterrupt:
         print(f"Interrupted; the same command goes on from here; {suite_dir}", file=sys.stderr)
         return 130

@@ -112,9 +112,12 @@ def test_interrupted_and_one_at_a_time(suite, harness, tmp_path, number, status)
         ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--only", "ppo"), "--only ppo"),
         ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--workers", "0"), "--workers"),
         ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--worker", "1"), "--worker"),
+        ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--address", "auto"), "need --backend ray"),
+        ('seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]', ("--num-gpus", "1"), "need --backend ray"),
         (
             'seeds = "1"\ncells = [{ script = "a2c.py", env_id = "A-v0" }]',
             ("--backend", "ray", "--num-gpus", "2"),
+            "0 to 1",
         ),
     ],
 )
