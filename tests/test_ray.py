@@ -1,10 +1,12 @@
 """The Ray back end: the same jobs with the same outcome, on nodes that share no folder and may be lost."""
 
+import os
 import re
 import shutil
 import signal
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, jobs_alive, manifests, ran, wait_for
@@ -72,6 +74,21 @@ def test_a_lost_nodes_jobs_run_elsewhere(cluster, suite, harness, tmp_path):
     assert all(manifest["complete"] and manifest["attempts"] == 1 for manifest in manifests(tmp_path).values())
     assert sorted(Counter(ran(tmp_path)).values()) == [1] * 23 + [2]
     assert "node it was running on is dead" in (tmp_path / "runs" / "s" / "ray.log").read_text()
+
+
+def test_a_killed_worker_takes_its_job_with_it_and_the_job_runs_again(cluster, suite, harness, tmp_path):
+    (tmp_path / "wait").touch()
+    path = suite("A-v0", seeds="1")
+    process = harness("run", path, "--backend", "ray", "--address", cluster.address, wait=False)
+    wait_for(lambda: len(ran(tmp_path)) == 1)
+    [job] = jobs_alive(tmp_path)
+    worker = int(Path(f"/proc/{job}/stat").read_text().split()[3])
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: len(ran(tmp_path)) == 2)
+    assert len(jobs_alive(tmp_path)) == 1
+    (tmp_path / "wait").unlink()
+    process.out, process.err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "1 done, 0 finished before, 0 failed" in process.out, process.err
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
