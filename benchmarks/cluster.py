@@ -22,7 +22,7 @@ def run_on_node(job: Job, manifest: dict) -> tuple[int, dict, dict[str, bytes]]:
     node_id = ray.get_runtime_context().get_node_id()
     [cpus] = [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["NodeID"] == node_id]
     manifest |= machine() | {"start": now(), "workers": min(cpus, manifest["workers"])}
-    with tempfile.TemporaryDirectory(prefix=job.dir.name) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{job.dir.name}-") as folder:
         process = start(replace(job, dir=Path(folder)))
         try:
             while process.poll() is None:
