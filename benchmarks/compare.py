@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import shlex
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,15 +172,15 @@ def spread(row: dict) -> str:
     return "–" if row["low"] is None else f"{figure(row['low'])} to {figure(row['high'])}"
 
 
-def finals(rows: list[dict]) -> str:
-    """Final return and interval of each algorithm in each environment."""
+def finals(rows: list[dict]) -> list[list[str]]:
+    """The table of the final return and its interval of each algorithm in each environment, its head first."""
     cells = {(row["algorithm"], row["environment"]): f"{figure(row['IQM'])} ({spread(row)})" for row in rows}
     algorithms, environments = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "environment"))
-    return markdown([["", *environments], *([a, *(cells.get((a, e), "") for e in environments)] for a in algorithms)])
+    return [["", *environments], *([a, *(cells.get((a, e), "") for e in environments)] for a in algorithms)]
 
 
-def results(rows: list[dict]) -> str:
-    """The table of all groups."""
+def results(rows: list[dict]) -> list[list[str]]:
+    """The table of all groups, its head first."""
     lines = [["environment", "algorithm", "seeds", "steps", "final return", "IQM", "95 % interval", "area"]]
     lines[0] += ["evaluation", "threshold", "met", "steps to", "seconds to", "steps/s"]
     for row in rows:
@@ -190,11 +192,11 @@ def results(rows: list[dict]) -> str:
         lines[-1] += [figure(row["evaluation"]), figure(row["threshold"]), ("no", "yes")[row["met"]] if known else "–"]
         lines[-1] += [(si(row["steps to"]) if reached else "–") + count, figure(row["seconds to"]) if reached else "–"]
         lines[-1].append(f"{row['steps/s']:,.0f}")
-    return markdown(lines)
+    return lines
 
 
-def across(scores: dict[str, dict[str, np.ndarray]]) -> str:
-    """Normalised interquartile means."""
+def across(scores: dict[str, dict[str, np.ndarray]]) -> list[list[str]]:
+    """The table of normalised interquartile means, its head first."""
     lines = [["algorithm", "environments", "runs", "normalised IQM", "95 % interval"]]
     every = {env_id for by_env in scores.values() for env_id in by_env}
     for algorithm, by_env in scores.items():
@@ -202,11 +204,11 @@ def across(scores: dict[str, dict[str, np.ndarray]]) -> str:
         ends = interval(iqm, *strata)
         lines.append([algorithm, names, str(sum(map(len, strata))), f"{iqm(*strata):.3f}"])
         lines[-1].append("– (a single seed)" if ends is None else "{:.3f} to {:.3f}".format(*ends))
-    return markdown(lines)
+    return lines
 
 
-def improvements(by_env: dict[str, list[Group]]) -> str:
-    """Probability of improvement of each row's algorithm over each column's."""
+def improvements(by_env: dict[str, list[Group]]) -> list[list[str]]:
+    """The table of probabilities of improvement of each row's algorithm over each column's, its head first."""
     final = {}
     for group in itertools.chain(*by_env.values()):
         final.setdefault(group.algorithm, {})[group.env_id] = group.final
@@ -222,7 +224,7 @@ def improvements(by_env: dict[str, list[Group]]) -> str:
             ends = interval(improvement, *samples)
             spread = "" if ends is None else " ({:.2f} to {:.2f})".format(*ends)
             lines[-1].append(f"{improvement(*samples):.2f}{spread}")
-    return markdown(lines)
+    return lines
 
 
 def machine_of(manifest: dict) -> str:
@@ -257,20 +259,25 @@ def compare(paths: tuple[Path, ...], metric: str | None, threshold: float | None
             band = [[""] * BINS] * 2 if group.band is None else group.band.round(3)
             columns = group.steps.round(1), group.seconds.round(2), group.values.mean(0).round(3), group.curve.round(3)
             writer.writerows([group.env_id, group.algorithm, *point] for point in zip(*columns, *band))
-    pictures(by_env, f"{metric or 'episode return'} (IQM, 95 % interval)", out)
+    ylabel = metric or "episode return"
+    pictures(by_env, f"{ylabel} (IQM, 95 % interval)", out)
 
-    facts = {f"{machine_of(curve.manifest)}\n" for curve in curves if curve.manifest}
-    table, listed = results(rows), "".join(f"- {note}\n" for note in notes) or "- nothing\n"
+    title, command = f"{len(curves)} runs compared", f"python -m benchmarks {shlex.join(sys.argv[1:])}"
+    facts = sorted({machine_of(curve.manifest) for curve in curves if curve.manifest})
+    tables = {"finals": finals(rows), "results": results(rows)}
+    tables |= {"across": across(scores), "improvements": improvements(by_env)}
+    texts = {name: markdown(lines) for name, lines in tables.items()}
+    listed = "".join(f"- {note}\n" for note in notes) or "- nothing\n"
     sections = [
-        f"# {len(curves)} runs compared\n\n    python -m benchmarks compare {' '.join(map(str, paths))} --out {out}\n",
-        *sorted(facts),
-        f"![learning curves](overview.png)\n\nFinal return, IQM (95 % interval)\n\n{finals(rows)}\n",
-        f"## All figures\n\n{table}\n\n## To be borne in mind\n\n{listed}",
-        f"## Across environments\n\n{across(scores)}\n" if scores else "",
-        f"Probability of improvement of the row over the column\n\n{improvements(by_env)}\n",
+        f"# {title}\n\n    {command}\n",
+        *(f"{fact}\n" for fact in facts),
+        f"![learning curves](overview.png)\n\nFinal return, IQM (95 % interval)\n\n{texts['finals']}\n",
+        f"## All figures\n\n{texts['results']}\n\n## To be borne in mind\n\n{listed}",
+        f"## Across environments\n\n{texts['across']}\n" if scores else "",
+        f"Probability of improvement of the row over the column\n\n{texts['improvements']}\n",
         f"## What the columns are\n\n{EXPLANATION}\n## Curves\n",
         *(f"![{env_id}]({picture_name(env_id)})\n" for env_id in by_env),
     ]
     (out / "report.md").write_text("\n".join(section for section in sections if section))
-    print(f"{table}\n\n{listed}\n{out}/report.md")
+    print(f"{texts['results']}\n\n{listed}\n{out}/report.md")
     return 0

@@ -20,6 +20,7 @@ COLOURS = {
     "dagger": "#000000",
 }
 OTHERS = ("#6A3D9A", "#8B4513", "#008080", "#B22222")  # for whatever else is compared, in turn
+AXES = {"steps": "environment steps", "seconds": "wall-clock seconds"}
 FONT = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 
 
@@ -34,6 +35,15 @@ def colours(groups: list) -> dict[str, str]:
     return found
 
 
+def limits(groups: list, x: str) -> tuple[float, float]:
+    """Ends of an environment's axis of `x`, "steps" or "seconds": linear from 0, or logarithmic from more than that.
+
+    Logarithmic where on a linear axis the short runs would be a stroke at its left end.
+    """
+    ends = [getattr(group, x)[-1] * group.end / group.steps[-1] for group in groups]
+    return min(ends) / 30 if max(ends) > 5 * min(ends) else 0, max(ends)
+
+
 def draw(ax, groups: list, colour: dict[str, str], x: str) -> None:
     """An environment's curves over each group's `x`: "steps" or "seconds", (BINS,); from the bin all have begun by."""
     for group in groups:
@@ -46,15 +56,14 @@ def draw(ax, groups: list, colour: dict[str, str], x: str) -> None:
     thresholds, (low, high) = {group.threshold for group in groups}, ax.get_ylim()
     if len(thresholds) == 1 and low < (max(thresholds) or -math.inf) < high:
         ax.axhline(*thresholds, color="black", linewidth=0.8, linestyle=":", label="threshold")
-    ends = [getattr(group, x)[-1] * group.end / group.steps[-1] for group in groups]
-    ax.set_xlim(0, max(ends))
-    if max(ends) > 5 * min(ends):  # on a linear axis the short runs would be a stroke at its left end
+    start, end = limits(groups, x)
+    if start:
         ax.set_xscale("log")
-        ax.set_xlim(min(ends) / 30, max(ends))
         ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(start, end)
     ax.xaxis.set_major_formatter(EngFormatter(sep=" ") if x == "steps" else StrMethodFormatter("{x:,g}"))
-    ax.set_xlabel("environment steps" if x == "steps" else "wall-clock seconds")
+    ax.set_xlabel(AXES[x])
 
 
 def legend(figure: Figure) -> None:
@@ -73,7 +82,7 @@ def pictures(by_env: dict[str, list], ylabel: str, out: Path) -> None:
     with matplotlib.rc_context(FONT):
         for env_id, groups in by_env.items():
             figure = Figure(figsize=(9.6, 4.2), dpi=110, layout="constrained")
-            for ax, x in zip(figure.subplots(1, 2, sharey=True), ("steps", "seconds")):
+            for ax, x in zip(figure.subplots(1, 2, sharey=True), AXES):
                 draw(ax, groups, colour, x)
             figure.axes[0].set_ylabel(ylabel)
             figure.suptitle(env_id)
