@@ -49,6 +49,8 @@ class Compare:
     """threshold for every environment (default: the suite's, else the one that gymnasium knows)"""
     out: Path = Path("report")
     """folder of the report"""
+    html: bool = False
+    """write the report as a page for a browser, too: report.html"""
 
 
 @dataclass

@@ -234,8 +234,11 @@ def machine_of(manifest: dict) -> str:
     return f"Measured at commit {manifest['commit']}: {where}, {manifest['workers']} jobs at once; {versions}."
 
 
-def compare(paths: tuple[Path, ...], metric: str | None, threshold: float | None, out: Path) -> int:
-    """Write report.md, table.csv, curves.csv and pictures of all runs under the paths to `out`; exit status 0."""
+def compare(paths: tuple[Path, ...], metric: str | None, threshold: float | None, out: Path, html: bool) -> int:
+    """Write report.md, table.csv, curves.csv and pictures of all runs under the paths to `out`; exit status 0.
+
+    With `html` report.html as well.
+    """
     curves, notes = read_runs(paths, metric)
     by_env = group_runs(curves, threshold, returns=metric in (None, *RETURN_TAGS))
     if undrawn := sorted({curve.env_id for curve in curves} - by_env.keys()):
@@ -280,4 +283,10 @@ def compare(paths: tuple[Path, ...], metric: str | None, threshold: float | None
     ]
     (out / "report.md").write_text("\n".join(section for section in sections if section))
     print(f"{texts['results']}\n\n{listed}\n{out}/report.md")
+    if html:
+        from .page import page  # Bokeh and pandas take a second to import
+
+        said = {"command": command, "facts": facts, "notes": notes, "explanation": EXPLANATION}
+        (out / "report.html").write_text(page(title, by_env, ylabel, tables, **said))
+        print(f"{out}/report.html")
     return 0
