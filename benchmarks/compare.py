@@ -93,12 +93,13 @@ def group_runs(curves: list[Curve], threshold: float | None, returns: bool) -> d
     by_env = {}
     for env_id in sorted(ours):
         members = [curve for curve in curves if curve.env_id == env_id]
-        of_suite = {c.algorithm: t for c in members if (t := c.manifest.get("threshold")) is not None}
+        of_suite = {curve.algorithm: curve.manifest.get("threshold") for curve in members if curve.manifest}
         known = known_threshold(env_id) if returns else None
+        shared = max((goal for goal in of_suite.values() if goal is not None), default=known)
         by_env[env_id] = []
         for algorithm in {curve.algorithm for curve in members}:
             runs = sorted((curve for curve in members if curve.algorithm == algorithm), key=lambda curve: curve.seed)
-            goal = of_suite.get(algorithm, max(of_suite.values(), default=known)) if threshold is None else threshold
+            goal = of_suite.get(algorithm, shared) if threshold is None else threshold
             by_env[env_id].append(Group(env_id, algorithm, runs, goal))
         order = [*COLOURS, *sorted({curve.algorithm for curve in members})]
         by_env[env_id].sort(key=lambda group: (group.reference, order.index(group.algorithm)))
