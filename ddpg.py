@@ -98,7 +98,7 @@ class Args:
     """Adam's step size for the actor"""
     q_lr: float = 1e-3
     """Adam's step size for the critic"""
-    num_envs: int = 4
+    num_envs: int = 1
     """parallel environments, N"""
     buffer_size: int = 1_000_000
     """transitions that the replay buffer holds"""
