@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -140,7 +141,6 @@ def test_a_suites_command_line_is_one_that_its_script_accepts(job):
     script = job.command[1]
     module = importlib.import_module(script.removesuffix(".py"))
     module.check(tyro.cli(module.Args, args=job.command[2:]), None)
-    assert job.threshold is not None
 
 
 # ---------------------------------------------------------------- statistics
@@ -347,6 +347,31 @@ def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
     ax = Figure().subplots()
     draw(ax, [group], {"x": "black"}, "steps")
     assert ax.lines[0].get_xdata()[0] == 355 and len(group.curve) == BINS
+
+
+def test_thresholds_are_the_suites_for_its_own_algorithms_and_the_highest_for_others(tmp_path):
+    for name, goal in (("keen", 5), ("keener", 6), ("calm", None)):
+        manifest = {"complete": True, "env_id": "CartPole-v1", "algorithm": name, "seed": 1, "threshold": goal}
+        write_log(tmp_path / name, line(1), manifest=manifest)
+    write_log(tmp_path / "CartPole-v1__other__1__1", line(1))
+    groups = group_runs(read_runs((tmp_path,), None)[0], None, returns=True)["CartPole-v1"]
+    goals = {group.algorithm: group.threshold for group in groups}
+    assert goals == {"keen": 5, "keener": 6, "calm": None, "other": 6}
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_the_readme_shows_the_committed_results(suite):
+    """The table and the picture of each suite; the table's figures are those of table.csv."""
+    readme, results = (ROOT / "README.md").read_text(), Path("benchmarks", "results", suite.stem)
+    table = (ROOT / results / "report.md").read_text().split("(95 % interval)\n\n")[1].split("\n\n")[0]
+    assert table in readme and f"]({results}/overview.png)" in readme
+    with (ROOT / results / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(f" {figure(float(row['IQM']))} (" in table for row in rows)
+    measured = {(row["environment"], row["algorithm"]) for row in rows}
+    jobs = {(job.env_id, job.algorithm) for job in read_suite(suite, None, Path("runs"))}
+    assert jobs & measured
+    assert all((ROOT / results / f"{env_id}.png").exists() for env_id, _ in measured)
 
 
 def test_the_random_policys_returns_are_measured_for_every_environment_of_a_suite():
