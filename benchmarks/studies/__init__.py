@@ -1,0 +1,57 @@
+"""The lectures' claims, measured; LECTURES.md has the verdicts."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..compare import figure as number
+from ..compare import markdown
+from ..readers import RETURN_TAGS, read_folder
+from ..stats import BINS, LAST, interval, resample
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#000000")  # Okabe and Ito's
+
+
+@dataclass
+class Run:
+    """A finished run of the suite."""
+
+    summary: dict
+    """its summary.json"""
+    curve: np.ndarray
+    """(BINS,) mean return of the training episodes in each of the bins of its steps"""
+    dir: Path
+
+    @property
+    def final(self) -> float:
+        """Mean return over the last tenth of training."""
+        return self.curve[-LAST:].mean()
+
+
+def read_runs(runs: Path, env_id: str, name: str) -> list[Run]:
+    """The finished runs of a cell in the suite's folder, in order of their seeds."""
+    found = []
+    for path in runs.glob(f"{env_id}__{name}__*/summary.json"):
+        summary = json.loads(path.read_text())
+        step, value, _ = read_folder(path.parent, RETURN_TAGS)
+        found.append(Run(summary, resample(step, value, step[-1]), path.parent))
+    return sorted(found, key=lambda run: run.summary["seed"])
+
+
+def spread(values, statistic=np.mean) -> str:
+    """The statistic of the seeds' values with its 95 % bootstrap interval: `1,234 (1,100 to 1,300)`."""
+    values = np.asarray(values, dtype=float)
+    ends = interval(statistic, values)
+    return number(statistic(values)) + (f" ({number(ends[0])} to {number(ends[1])})" if ends is not None else "")
+
+
+def errorbars(values, statistic=np.mean) -> np.ndarray:
+    """How far the 95 % bootstrap interval reaches below and above the statistic, (2,): matplotlib's yerr."""
+    values = np.asarray(values, dtype=float)
+    low, high = interval(statistic, values)
+    return np.array([statistic(values) - low, high - statistic(values)])
+
+
+__all__ = ["BINS", "COLOURS", "Run", "errorbars", "markdown", "number", "read_runs", "spread"]
