@@ -59,6 +59,7 @@ Run
     python ppo_clip.py --env-id CartPole-v1
     python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
     python ppo_clip.py --resume runs/<folder>
+    torchrun --standalone --nproc-per-node 4 ppo_clip.py --env-id HalfCheetah-v4
     tensorboard --logdir runs
 
 Papers  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
@@ -74,19 +75,21 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 SCRIPT = Path(__file__).stem
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # which of how many, by torchrun
 
 
 @dataclass
@@ -317,14 +320,15 @@ def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: flo
     rewards so far, c_t = r_t + γ c_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
     but resets, which a rollout of one step can be, is passed over.
     Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
+    Each of WORLD ranks draws actions for all of them and takes its own, so that they stay alike in what they draw.
     """
-    obs, _ = envs.reset(seed=seed)
+    obs, _ = envs.reset(seed=seed + RANK * envs.num_envs)
     done, (returns, lengths, discounted) = np.zeros(envs.num_envs, dtype=bool), np.zeros((3, envs.num_envs))
     while True:
         observations, actions, outcomes, episodes = [], [], [], []
         for _ in range(num_steps):
             observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
-            actions.append(agent.sample(agent.normalize(observations[-1])))
+            actions.append(agent.sample(agent.normalize(observations[-1]).expand(WORLD, -1, -1))[RANK])
             valid = ~done
             obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
             done = terminated | truncated
@@ -531,6 +535,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
         least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     steps = args.num_envs * args.num_steps
+    require(args.num_envs % WORLD == 0, f"--num-envs {args.num_envs} cannot be divided among {WORLD} ranks")
     rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
     require(args.total_timesteps >= steps, f"--total-timesteps {args.total_timesteps} is less than {rollout}")
     require(steps % args.num_minibatches == 0, f"--num-minibatches {args.num_minibatches} does not divide {rollout}")
@@ -548,23 +553,51 @@ def check(args: Args, checkpoint: dict | None) -> None:
     require(known, f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
 
 
+# ---------------------------------------------------------------- data parallel, under torchrun
+
+
+def gather(rollouts, run: Run):
+    """Each rollout joined with those of the other ranks, (T, N), so that what is computed of it is the same on all.
+
+    A signal to any rank waits until here, and then ends all of them after the same iteration.
+    """
+    distributed.init_process_group()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    for rollout in rollouts:
+        distributed.all_gather_object(ranks := [None] * WORLD, (*rollout, signal.sigpending()))
+        *columns, episodes, signals = zip(*ranks)
+        run.interrupted_by = max({0}.union(*signals))
+        yield *(torch.cat([part.to(run.device) for part in column], 1) for column in columns), sum(episodes, [])
+
+
+def add_up_gradients(agent: Agent, share: float) -> None:
+    """Give every rank the sum of the ranks' gradients, each weighted with the share of the steps it is the mean of."""
+    grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
+    distributed.all_reduce(flat := share * nn.utils.parameters_to_vector(grads))
+    nn.utils.vector_to_parameters(flat, grads)
+
+
 # ---------------------------------------------------------------- training
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
+    if RANK:  # the first alone logs and saves; the others' files go with them
+        args = replace(args, run_dir=(_own := TemporaryDirectory()).name, resume=None, track=False)
     check(args, checkpoint)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # a second gains nothing with 64 units
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
-    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    cuda = args.cuda and torch.cuda.is_available()
+    device = torch.device(f"cuda:{RANK % torch.cuda.device_count()}" if cuda else "cpu")
     torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
     torch.manual_seed(args.seed)
-    envs = make_envs(args.env_id, args.num_envs)
+    envs = make_envs(args.env_id, args.num_envs // WORLD)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     args.ent_coef = (0.003 if agent.discrete else 0.0) if args.ent_coef is None else args.ent_coef
     optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
     rollouts = collect(envs, agent, args.num_steps, args.gamma, derive_seed(args.seed, 0, run.count["global_step"]))
+    rollouts = gather(rollouts, run) if WORLD > 1 else rollouts
 
     while run.unfinished() and not run.interrupted_by:
         lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
@@ -584,9 +617,11 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             target = advantage + value[:-1]
             batch = [column[valid] for column in (x[:-1], action, old_log_prob, old_value, advantage, target)]
             for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):  # (B,) of (M,)
-                loss, metrics = loss_of(agent, [column[indices] for column in batch], args)
+                loss, metrics = loss_of(agent, [column[indices[RANK::WORLD]] for column in batch], args)
                 agent.zero_grad()
                 loss.backward()
+                if WORLD > 1:
+                    add_up_gradients(agent, len(indices[RANK::WORLD]) / len(indices))
                 metrics["losses/grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 logged.append(torch.stack(list(metrics.values())).detach())
@@ -600,7 +635,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         means |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, means)
 
-    run.finish(agent.export())
+    if RANK == 0:
+        run.finish(agent.export())
 
 
 if __name__ == "__main__":

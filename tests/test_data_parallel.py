@@ -1,0 +1,134 @@
+"""a2c.py, ppo_clip.py and ppo_kl.py under torchrun: two ranks with half the environments each are one with all."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, environment
+
+DATA_PARALLEL = ("a2c", "ppo_clip", "ppo_kl")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+DRIVER = """
+import importlib, os, sys, torch
+from torch import distributed
+sys.path.insert(0, {root!r})
+script = importlib.import_module({script!r})
+{body}
+script.train(*script.parse_args())
+"""
+
+
+def torchrun(path, *flags, cwd) -> subprocess.CompletedProcess:
+    command = [*TORCHRUN, str(path), *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """A file that trains with a script after doing something to it."""
+
+    def driver(script: str, body: str):
+        path = tmp_path / f"{script}_driver.py"
+        path.write_text(DRIVER.format(root=str(ROOT), script=script, body=body))
+        return path
+
+    return driver
+
+
+def moments(run_dir) -> torch.Tensor:
+    """Adam's running mean of the gradients: after one step a tenth of the gradient."""
+    checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True)
+    return torch.cat([entry["exp_avg"].flatten() for entry in checkpoint["optimizer"]["state"].values()])
+
+
+@pytest.mark.parametrize("script", DATA_PARALLEL)
+def test_two_ranks_have_the_gradient_of_one(script, run, tmp_path):
+    """Of the same steps: SyncVectorEnv seeds its environments one by one. A minibatch of 21 is shared out unequally."""
+    flags = (
+        "--env-id",
+        "Pendulum-v1",
+        "--num-envs",
+        6,
+        "--num-steps",
+        7,
+        "--total-timesteps",
+        42,
+        "--eval-episodes",
+        1,
+    )
+    if script != "a2c":
+        flags += ("--update-epochs", 1, "--num-minibatches", 2)
+    assert run(script, *flags, "--run-dir", "one").returncode == 0
+    done = torchrun(ROOT / f"{script}.py", *flags, "--run-dir", "two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, two = moments(tmp_path / "one"), moments(tmp_path / "two")
+    assert one.abs().max() > 1e-3
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+    counts = [json.loads((tmp_path / name / "summary.json").read_text())["global_step"] for name in ("one", "two")]
+    assert counts == [42, 42]
+
+
+def test_two_ranks_learn_cartpole_and_end_with_the_same_weights(driver, tmp_path):
+    body = """
+class Agent(script.Agent):
+    def __init__(self, *spaces):
+        super().__init__(*spaces)
+        Agent.last = self
+def compare(*_):
+    distributed.all_gather_object(states := [None] * script.WORLD, Agent.last.state_dict())
+    print("alike", all(torch.equal(states[0][name], states[1][name]) for name in states[0]))
+script.Agent, finish = Agent, script.Run.finish
+script.Run.finish = lambda run, policy: (compare(), finish(run, policy))
+if script.RANK:
+    train = script.train
+    script.train = lambda *args: (train(*args), compare())
+"""
+    done = torchrun(driver("ppo_clip", body), "--run-dir", "r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("alike True") == 2 and done.stdout.count("over 100 episodes") == 1
+    summary = json.loads((tmp_path / "r/summary.json").read_text())
+    assert summary["eval_return_mean"] >= 475 and summary["global_step"] >= 60_000
+    assert len([*(tmp_path / "r").glob("events*")]) == 1
+
+
+def test_a_rank_that_dies_ends_the_run_and_leaves_its_checkpoint(driver, run, tmp_path):
+    body = """
+adapt, calls = script.adapt_kl_coef, []
+def fail(*args):
+    calls.append(args)
+    if script.RANK and len(calls) == 3:
+        raise MemoryError("no room on this rank")
+    return adapt(*args)
+script.adapt_kl_coef = fail
+"""
+    flags = ("--total-timesteps", 16384, "--eval-episodes", 5, "--run-dir", "r", "--checkpoint-interval", 0)
+    done = torchrun(driver("ppo_kl", body), *flags, cwd=tmp_path)
+    assert done.returncode == 1 and "no room on this rank" in done.stderr
+    step = torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["count"]["global_step"]
+    assert 2000 < step < 8192 and not (tmp_path / "r/summary.json").exists()
+    assert run("ppo_kl", "--resume", "r").returncode == 0
+    assert json.loads((tmp_path / "r/summary.json").read_text())["global_step"] >= 16384
+
+
+def test_a_signal_ends_all_ranks_after_the_same_iteration(tmp_path):
+    command = [*TORCHRUN, str(ROOT / "a2c.py"), "--run-dir", "r", "--total-timesteps", "10000000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes)
+    deadline = time.time() + 60
+    while not (events := [*tmp_path.glob("r/events*")]) or events[0].stat().st_size < 1000:
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert "continue with --resume r" in stdout and "gather" not in stderr, stderr
+    assert torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["count"]["global_step"] > 0
+
+
+def test_environments_that_cannot_be_divided_are_refused(tmp_path):
+    done = torchrun(ROOT / "ppo_clip.py", "--num-envs", 3, "--num-steps", 4, cwd=tmp_path)
+    assert done.returncode == 1 and "ppo_clip.py: --num-envs 3 cannot be divided among 2 ranks" in done.stderr
+    assert not (tmp_path / "runs").exists()
