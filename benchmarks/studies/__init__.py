@@ -21,7 +21,7 @@ class Run:
     summary: dict
     """its summary.json"""
     curve: np.ndarray
-    """(BINS,) mean return of the training episodes in each of the bins of its steps"""
+    """(BINS,) mean return of the training episodes in each of the bins of its steps; NaN if none ended"""
     dir: Path
 
     @property
@@ -36,7 +36,8 @@ def read_runs(runs: Path, env_id: str, name: str) -> list[Run]:
     for path in runs.glob(f"{env_id}__{name}__*/summary.json"):
         summary = json.loads(path.read_text())
         step, value, _ = read_folder(path.parent, RETURN_TAGS)
-        found.append(Run(summary, resample(step, value, step[-1]), path.parent))
+        curve = resample(step, value, step[-1]) if step.size else np.full(BINS, np.nan)
+        found.append(Run(summary, curve, path.parent))
     return sorted(found, key=lambda run: run.summary["seed"])
 
 
@@ -54,4 +55,15 @@ def errorbars(values, statistic=np.mean) -> np.ndarray:
     return np.array([statistic(values) - low, high - statistic(values)])
 
 
-__all__ = ["BINS", "COLOURS", "Run", "errorbars", "markdown", "number", "read_runs", "spread"]
+def censored(values, limit: float) -> tuple[np.ndarray, str]:
+    """Median of the seeds' values and its 95 % bootstrap interval, (3,), and as a text: `1,234 (1,100 to > 2,000)`.
+
+    Values from `limit` on, infinite ones too, are known only to lie beyond it: all of them count as the limit.
+    """
+    values = np.minimum(np.asarray(values, dtype=float), limit)
+    ends = np.array([np.median(values), *interval(np.median, values)])
+    texts = [("> " if end >= limit else "") + number(end) for end in ends]
+    return ends, f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+__all__ = ["BINS", "COLOURS", "Run", "censored", "errorbars", "markdown", "number", "read_runs", "spread"]

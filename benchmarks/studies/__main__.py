@@ -28,6 +28,7 @@ STUDIES = {  # the module of each claim; its function is called as the claim is
     "C9": "imitation",
     "C10": "off_policy",
 }
+CELLS = {"C7": ("c5-none", "c5-kl-1__", "c5-clip", "c7-")}  # how they begin, of a claim that shares another's
 
 
 @dataclass
@@ -47,11 +48,11 @@ def study(claims: tuple[str, ...], runs_dir: Path, out: Path) -> int:
         raise BadInput(f"no claim {', '.join(sorted(unknown))}: there are {', '.join(STUDIES)}")
     out.mkdir(parents=True, exist_ok=True)
     for claim in claims:
-        prefix = f"__{claim.lower()}-"
-        if any(prefix in job.dir.name for job in read_suite(SUITE)):
-            failed = run(SUITE, None, None, prefix, False, runs_dir, "local", "local", 0)
-            if failed:
-                return failed
+        for cells in CELLS.get(claim, (f"{claim.lower()}-",)):
+            if any(f"__{cells}" in job.dir.name for job in read_suite(SUITE)):
+                failed = run(SUITE, None, None, f"__{cells}", False, runs_dir, "local", "local", 0)
+                if failed:
+                    return failed
         started = time.perf_counter()
         with matplotlib.rc_context(FONT):
             function = getattr(importlib.import_module(f".{STUDIES[claim]}", __package__), claim.lower())
