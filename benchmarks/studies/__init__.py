@@ -41,11 +41,16 @@ def read_runs(runs: Path, env_id: str, name: str) -> list[Run]:
     return sorted(found, key=lambda run: run.summary["seed"])
 
 
+def estimate(statistic, *samples) -> str:
+    """A statistic of samples, a seed a row, with its 95 % bootstrap interval: `1,234 (1,100 to 1,300)`."""
+    samples = [np.asarray(sample, dtype=float) for sample in samples]
+    ends = interval(statistic, *samples)
+    return number(statistic(*samples)) + (f" ({' to '.join(map(number, ends))})" if ends is not None else "")
+
+
 def spread(values, statistic=np.mean) -> str:
-    """The statistic of the seeds' values with its 95 % bootstrap interval: `1,234 (1,100 to 1,300)`."""
-    values = np.asarray(values, dtype=float)
-    ends = interval(statistic, values)
-    return number(statistic(values)) + (f" ({number(ends[0])} to {number(ends[1])})" if ends is not None else "")
+    """The same of one sample, its mean if nothing else."""
+    return estimate(statistic, values)
 
 
 def errorbars(values, statistic=np.mean) -> np.ndarray:
@@ -66,4 +71,4 @@ def censored(values, limit: float) -> tuple[np.ndarray, str]:
     return ends, f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
-__all__ = ["BINS", "COLOURS", "Run", "censored", "errorbars", "markdown", "number", "read_runs", "spread"]
+__all__ = ["BINS", "COLOURS", "Run", "censored", "errorbars", "estimate", "markdown", "number", "read_runs", "spread"]

@@ -8,8 +8,7 @@ from matplotlib.ticker import EngFormatter
 from scipy.stats import binomtest
 
 from ..plots import legend
-from ..stats import interval
-from . import COLOURS, Run, censored, markdown, number, read_runs
+from . import COLOURS, Run, censored, estimate, markdown, number, read_runs
 
 ESTIMATORS = {  # of the return that weighs ∇ log π_θ(a_t|s_t), each with what the one above it has
     "plain": "R(τ)",
@@ -65,9 +64,8 @@ def c1(runs: Path) -> tuple[Figure, str]:
         rows.append([name, ESTIMATORS[name], f"{k} of {n}", "{:.2f} to {:.2f}".format(*wilson(k, n)), text])
         rows[-1] += [spent(group, "episodes"), spent(group, "wall_s")]
         least = "≥ " if np.median(plain) == BUDGET else ""
-        samples = plain, np.minimum(steps, BUDGET)
-        ends = "{} to {}".format(*map(number, interval(ratio, *samples)))
-        rows[-1].append("1" if name == "plain" else f"{least}{number(ratio(*samples))} ({ends})")
+        fewer = least + estimate(ratio, plain, np.minimum(steps, BUDGET))
+        rows[-1].append("1.00" if name == "plain" else fewer)
 
         x = [*np.sort(steps)[:k], BUDGET]
         share = [*range(1, k + 1), k]

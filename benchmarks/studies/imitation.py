@@ -98,7 +98,8 @@ def c9(runs: Path) -> tuple[Figure, str]:
     for power, text in ((1, "∝ H"), (2, "∝ H²")):
         guide = 0.6 * end * (HORIZONS / end) ** power
         middle.plot(HORIZONS, guide, color="black", linewidth=1, linestyle=":")
-        middle.annotate(text, (HORIZONS[12], guide[12]), xytext=(0, 4), textcoords="offset points", ha="right")
+        at = len(HORIZONS) // 3
+        middle.annotate(text, (HORIZONS[at], guide[at]), xytext=(0, 4), textcoords="offset points", ha="right")
     middle.set(
         xscale="log", yscale="log", ylim=(0.1, 1.3 * end), xlabel="horizon H, steps", ylabel="H − return up to H"
     )

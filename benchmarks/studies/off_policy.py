@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from ..compare import Group
 from ..plots import AXES, COLOURS, draw, legend
 from ..readers import RETURN_TAGS, Curve, read_folder
-from ..stats import BINS, crossing, interval
-from . import censored, markdown, number, read_runs
+from ..stats import BINS, crossing
+from . import censored, estimate, markdown, number, read_runs
 from .baselines import ratio
 
 ALGORITHMS = ("a2c", "ppo_clip", "ppo_kl", "ddpg", "sac")
@@ -23,7 +24,9 @@ def read_group(runs: Path, env_id: str, name: str) -> Group:
     for run in read_runs(runs, env_id, f"c10-{name}"):
         points = read_folder(run.dir, RETURN_TAGS)
         curves.append(Curve(env_id, name, run.summary["seed"], *points, run.dir))
-    return Group(env_id, name, curves, None)
+    group = Group(env_id, name, curves, None)
+    group.seconds = np.median([np.interp(group.steps, c.step, c.seconds) for c in curves], axis=0)  # one may have stood
+    return group
 
 
 def reached(group: Group, level: float) -> dict[str, tuple[np.ndarray, float]]:
@@ -50,7 +53,7 @@ def times(groups: list[Group], level: float, x: str) -> str:
     if np.median(off) >= best[1][1]:
         return "–"
     least = "≥ " if np.median(on) >= best[0][1] else ""
-    return f"{least}{number(ratio(on, off))} ({' to '.join(map(number, interval(ratio, on, off)))})"
+    return least + estimate(ratio, on, off)
 
 
 def c10(runs: Path) -> tuple[Figure, str]:
@@ -61,6 +64,9 @@ def c10(runs: Path) -> tuple[Figure, str]:
         for ax, (x, table) in zip(axes, tables.items()):
             draw(ax, groups, COLOURS, x)
             ax.set_title(env_id, fontsize=10)
+            if x == "seconds":
+                ax.set(xscale="log", xlim=(1, None))
+                ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             for level in levels:
                 cells = []
                 for group in groups:
@@ -82,8 +88,8 @@ Seconds to it
 {markdown(tables["seconds"])}
 
 Medians of the seeds with 95 % bootstrap intervals; reached is where the mean return over the last twentieth of the
-run's steps first reaches it. Of an algorithm that did not do so with every seed it is said how many did; the others count
-as if they had at their end, so that what bears a `>` is a lower bound. Last column: the smallest median of the on-policy
-algorithms over the smallest of the off-policy ones. The seconds are of two runs at once on a machine of two cores.
+run's steps first reaches it. Where not every seed did so it is said how many did; the others count as if they had at
+their end, so that what bears a `>` is a lower bound. Last column: the smallest median of the on-policy algorithms over
+the smallest of the off-policy ones. The seconds are of two runs at once on a machine of two cores.
 """,
     )
