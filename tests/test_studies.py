@@ -90,7 +90,7 @@ def test_updates_to_meet():
     assert penalty.updates_to_meet(halving, np.ones(12)) == 6  # 100, 50, 25, 12.5, 6.25, 3.125, 1.5625
     assert penalty.updates_to_meet(0.1 * 2.0 ** np.arange(5), np.ones(9)) == 3  # 0.1, 0.2, 0.4, 0.8
     assert penalty.updates_to_meet(halving[:6], np.ones(12)) == np.inf
-    assert penalty.updates_to_meet(np.ones(2), np.ones(2)) == 0
+    assert penalty.updates_to_meet(np.array([4, 2, 1]), np.ones(3)) == 1
 
 
 def test_penalty(make, tmp_path):

@@ -63,7 +63,7 @@ def c10(runs: Path) -> tuple[Figure, str]:
         groups = [read_group(runs, env_id, name) for name in ALGORITHMS]
         for ax, (x, table) in zip(axes, tables.items()):
             draw(ax, groups, COLOURS, x)
-            ax.set_title(env_id, fontsize=10)
+            ax.set_title(f"{env_id}, {len(groups[0].seeds)} seeds", fontsize=10)
             if x == "seconds":
                 ax.set(xscale="log", xlim=(1, None))
                 ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -76,7 +76,7 @@ def c10(runs: Path) -> tuple[Figure, str]:
                 table.append([env_id, number(level), *cells, times(groups, level, x)])
         axes[0].set_ylabel("episode return")
     legend(figure)
-    figure.suptitle(f"Interquartile mean of {len(groups[0].seeds)} seeds, 95 % interval")
+    figure.suptitle("Interquartile mean of the seeds, 95 % interval")
     return (
         figure,
         f"""Environment steps to a return
