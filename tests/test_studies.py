@@ -57,7 +57,8 @@ def first(cell: str) -> float:
 
 def test_censored():
     ends, text = censored([1, np.inf, 3, 100], 10)
-    assert ends[0] == 6.5 and ends[2] == 10 and text.endswith("to > 10.0)")  # the median of 1, 3, 10, 10
+    assert ends[0] == 10 and text == "> 10.0 (1.00 to > 10.0)"  # of four the third
+    assert censored([2, 1, np.inf], 10)[0][0] == 2
     assert censored([np.inf, np.inf], 10)[1] == "> 10.0 (> 10.0 to > 10.0)"
 
 
@@ -102,16 +103,16 @@ def test_penalty(make, tmp_path):
             course = {"losses/kl_coef": np.maximum(beta * 0.5 ** np.arange(20), min(beta, 1))}
             make(env_id, f"c5-{name}", seed, np.where(STEPS > 900, value, 0), scalars=course)
     rows = {(row["environment"], row["constraint"]): row for row in table(penalty.c5(tmp_path)[1])}
-    hopper = {name: rows["Hopper-v4", f"KL, β_0 = {name}"] for name in ("0.1", "1", "10", "100")}
+    hopper = {name: rows["Hopper-v4", f"KL, β₀ = {name}"] for name in ("0.1", "1", "10", "100")}
     assert rows["Hopper-v4", "none"]["final return"] == "200.0 (100.0 to 300.0)"
     assert rows["Hopper-v4", "none"]["P(clip ends higher)"] == "1.00 (1.00 to 1.00)"
     assert [first(row["final return"]) for row in hopper.values()] == [800, 1000, 1200, 1400]
-    assert hopper["0.1"]["updates to meet β_0 = 1"] == "> 20.0 (> 20.0 to > 20.0)"  # it stays at 0.1
-    assert hopper["10"]["updates to meet β_0 = 1"] == "3.00 (3.00 to 3.00)"  # 10, 5, 2.5, 1.25
-    assert first(hopper["100"]["updates to meet β_0 = 1"]) == 6
+    assert hopper["0.1"]["updates to meet β₀ = 1"] == "> 20.0 (> 20.0 to > 20.0)"  # it stays at 0.1
+    assert hopper["10"]["updates to meet β₀ = 1"] == "3.00 (3.00 to 3.00)"  # 10, 5, 2.5, 1.25
+    assert first(hopper["100"]["updates to meet β₀ = 1"]) == 6
     assert [first(row["P(clip ends higher)"]) for row in hopper.values()] == [1, 0.75, 0.25, 0]
-    assert first(rows["both", "KL, β_0 = 1"]["P(clip ends higher)"]) == 0.75
-    assert "Hopper-v4 200.0 (" in penalty.c5(tmp_path)[1]  # 200 more for each tenfold β_0
+    assert first(rows["both", "KL, β₀ = 1"]["P(clip ends higher)"]) == 0.75
+    assert "Hopper-v4 200.0 (" in penalty.c5(tmp_path)[1]  # 200 more for each tenfold β₀
 
 
 def test_tenfold():
@@ -244,3 +245,15 @@ def test_off_policy(make, tmp_path):
     assert steps["−400.0"]["sac"].startswith("620.0")  # −1,000 + 10 (b − 2) is −400 at b = 62
     figures = off_policy.c10(tmp_path)[0]
     assert [ax.get_xscale() for ax in figures.axes] == ["log"] * 4
+
+
+def test_times_compares_the_best_whose_median_is_known(monkeypatch):
+    taken = {"a2c": ([5, np.inf, np.inf], 10), "ppo_clip": ([40, 60, 80], 100), "sac": ([20, 30, np.inf], 50)}
+    monkeypatch.setattr(
+        off_policy, "reached", lambda name, level: {"steps": (np.array(taken[name][0]), taken[name][1])}
+    )
+    groups = [type("Group", (str,), {"algorithm": property(str)})(name) for name in taken]
+    assert first(off_policy.times(groups, 0, "steps")) == 2  # 60 / 30, not 10 / 30
+    assert off_policy.times(groups[::2], 0, "steps").startswith("≥ 0.33")
+    taken["sac"] = [20, np.inf, np.inf], 50
+    assert off_policy.times(groups, 0, "steps") == "–"

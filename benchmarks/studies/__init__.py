@@ -60,15 +60,21 @@ def errorbars(values, statistic=np.mean) -> np.ndarray:
     return np.array([statistic(values) - low, high - statistic(values)])
 
 
+def median(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The upper one of an even number, as in `benchmarks compare`: so that it is a seed's value, or beyond them all."""
+    return np.quantile(values, 0.5, axis=axis, method="higher")
+
+
 def censored(values, limit: float) -> tuple[np.ndarray, str]:
     """Median of the seeds' values and its 95 % bootstrap interval, (3,), and as a text: `1,234 (1,100 to > 2,000)`.
 
     Values from `limit` on, infinite ones too, are known only to lie beyond it: all of them count as the limit.
     """
     values = np.minimum(np.asarray(values, dtype=float), limit)
-    ends = np.array([np.median(values), *interval(np.median, values)])
+    ends = np.array([median(values), *interval(median, values)])
     texts = [("> " if end >= limit else "") + number(end) for end in ends]
     return ends, f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
-__all__ = ["BINS", "COLOURS", "Run", "censored", "errorbars", "estimate", "markdown", "number", "read_runs", "spread"]
+__all__ = ["BINS", "COLOURS", "Run", "censored", "errorbars", "estimate", "markdown", "median", "number"]
+__all__ += ["read_runs", "spread"]

@@ -47,14 +47,8 @@ def c7(runs: Path) -> tuple[Figure, str]:
                 rows.append([env_id, label, spread(final), estimate(change, final, base)])
                 bars, at = [[middle - low], [high - middle]], labels.index(label)
                 ax.errorbar(middle, at, xerr=bars, fmt="o", color=colour, capsize=4, label=kind)
-                ax.plot(
-                    100 * (final / base.mean() - 1),
-                    np.full(len(final), at + 0.25),
-                    "o",
-                    color=colour,
-                    markersize=3,
-                    alpha=0.6,
-                )
+                each = 100 * (final / base.mean() - 1)
+                ax.plot(each, np.full(len(each), at + 0.25), "o", color=colour, markersize=3, alpha=0.6)
             largest = max((change(final, base) for final in finals), key=abs)
             sizes.append([env_id, kind, estimate(size, *finals, base), number(largest)])
         ax.axvline(0, color="black", linewidth=1)
@@ -62,9 +56,7 @@ def c7(runs: Path) -> tuple[Figure, str]:
     figure.axes[0].set_yticks(range(len(labels)), labels)
     figure.axes[0].invert_yaxis()
     legend(figure)
-    return (
-        figure,
-        f"""{markdown(rows)}
+    text = f"""{markdown(rows)}
 
 Final return: over the last tenth of training, mean of the seeds with its 95 % bootstrap interval. Difference: to the
 clip as it is, in percent of that; its interval resamples both.
@@ -72,5 +64,5 @@ clip as it is, in percent of that; its interval resamples both.
 {markdown(sizes)}
 
 Mean absolute differences hold the noise of the seeds, too.
-""",
-    )
+"""
+    return figure, text

@@ -95,11 +95,11 @@ def c9(runs: Path) -> tuple[Figure, str]:
     right.axhline(0, color="black", linewidth=1)
     right.set_ylabel("percentage points")
     right.set_title("wrong actions: own states less the expert's", fontsize=10)
-    for power, text in ((1, "∝ H"), (2, "∝ H²")):
+    for power, guided in ((1, "∝ H"), (2, "∝ H²")):
         guide = 0.6 * end * (HORIZONS / end) ** power
         middle.plot(HORIZONS, guide, color="black", linewidth=1, linestyle=":")
         at = len(HORIZONS) // 3
-        middle.annotate(text, (HORIZONS[at], guide[at]), xytext=(0, 4), textcoords="offset points", ha="right")
+        middle.annotate(guided, (HORIZONS[at], guide[at]), xytext=(0, 4), textcoords="offset points", ha="right")
     middle.set(
         xscale="log", yscale="log", ylim=(0.1, 1.3 * end), xlabel="horizon H, steps", ylabel="H − return up to H"
     )
@@ -108,9 +108,7 @@ def c9(runs: Path) -> tuple[Figure, str]:
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     legend(figure)
     figure.suptitle(f"CartPole-v1, {len(group)} seeds, 95 % intervals")
-    return (
-        figure,
-        f"""{markdown(falls)}
+    text = f"""{markdown(falls)}
 
 Return: of 100 episodes of at most {TRAINED} steps. Shortfall at a horizon H: H less the mean return up to it, over
 {EPISODES} episodes; the expert's at {end:,} is {number(expert)}. Slope: of the logarithm of the shortfall against that
@@ -120,5 +118,5 @@ of the horizon, from {HORIZONS[0]:.0f} to {end:,} steps where there is a shortfa
 
 Share of states in which the policy does not do as the expert does: in the states of the expert's episodes of
 {TRAINED} steps, and in those of its own; their difference is taken seed by seed.
-""",
-    )
+"""
+    return figure, text

@@ -10,7 +10,7 @@ from ..compare import Group
 from ..plots import AXES, COLOURS, draw, legend
 from ..readers import RETURN_TAGS, Curve, read_folder
 from ..stats import BINS, crossing
-from . import censored, estimate, markdown, number, read_runs
+from . import censored, estimate, markdown, median, number, read_runs
 from .baselines import ratio
 
 ALGORITHMS = ("a2c", "ppo_clip", "ppo_kl", "ddpg", "sac")
@@ -48,11 +48,12 @@ def times(groups: list[Group], level: float, x: str) -> str:
     best = []
     for off_policy in (False, True):
         found = [reached(g, level)[x] for g in groups if (g.algorithm in OFF_POLICY) == off_policy]
-        best.append(min(found, key=lambda values: np.median(np.minimum(*values))))
-    on, off = (np.minimum(*values) for values in best)
-    if np.median(off) >= best[1][1]:
+        best.append(min(found, key=lambda values: (median(values[0]), values[1])))
+    unknown_on, unknown_off = (median(values) == np.inf for values, _ in best)
+    if unknown_off:
         return "–"
-    least = "≥ " if np.median(on) >= best[0][1] else ""
+    on, off = (np.minimum(*values) for values in best)
+    least = "≥ " if unknown_on else ""
     return least + estimate(ratio, on, off)
 
 
@@ -77,9 +78,7 @@ def c10(runs: Path) -> tuple[Figure, str]:
         axes[0].set_ylabel("episode return")
     legend(figure)
     figure.suptitle("Interquartile mean of the seeds, 95 % interval")
-    return (
-        figure,
-        f"""Environment steps to a return
+    text = f"""Environment steps to a return
 
 {markdown(tables["steps"])}
 
@@ -90,6 +89,6 @@ Seconds to it
 Medians of the seeds with 95 % bootstrap intervals; reached is where the mean return over the last twentieth of the
 run's steps first reaches it. Where not every seed did so it is said how many did; the others count as if they had at
 their end, so that what bears a `>` is a lower bound. Last column: the smallest median of the on-policy algorithms over
-the smallest of the off-policy ones. The seconds are of two runs at once on a machine of two cores.
-""",
-    )
+the smallest of the off-policy ones. The seconds hold whatever else ran on the machine.
+"""
+    return figure, text

@@ -13,7 +13,7 @@ from ..stats import improvement, interval
 from . import COLOURS, Run, censored, errorbars, estimate, markdown, number, read_runs, spread
 
 ENVIRONMENTS = ("HalfCheetah-v4", "Hopper-v4")
-BETAS = (0.1, 1, 10, 100)  # β_0
+BETAS = (0.1, 1, 10, 100)  # β₀
 TASKS = ("HalfCheetah", "Hopper", "InvertedDoublePendulum", "InvertedPendulum", "Reacher", "Swimmer", "Walker2d")
 PAPER = {"none": -0.39, "kl": 0.74, "clip": 0.82}  # Schulman et al. 2017, table 1: no constraint, δ = 0.01, ε = 0.2
 OBJECTIVES = {"none": COLOURS[6], "kl": COLOURS[0], "clip": COLOURS[1]}
@@ -32,21 +32,20 @@ def updates_to_meet(beta: np.ndarray, other: np.ndarray) -> float:
 
 
 def tenfold(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-    """What a tenfold β_0 adds to the mean of the samples, one of each of BETAS, by least squares."""
+    """What a tenfold β₀ adds to the mean of the samples, one of each of BETAS, by least squares."""
     x = np.log10(BETAS) - np.log10(BETAS).mean()
     return sum(weight * sample.mean(axis) for weight, sample in zip(x / (x @ x), samples))
 
 
 def c5(runs: Path) -> tuple[Figure, str]:
     figure = Figure(figsize=(9.6, 6.6), dpi=110, layout="constrained")
-    rows = [["environment", "constraint", "final return", "updates to meet β_0 = 1", "P(clip ends higher)"]]
+    rows = [["environment", "constraint", "final return", "updates to meet β₀ = 1", "P(clip ends higher)"]]
     slopes, pairs = [], {beta: ([], []) for beta in BETAS}
     for axes, env_id in zip(figure.subplots(2, 2, width_ratios=(1.2, 1)), ENVIRONMENTS):
         kl = {beta: read_runs(runs, env_id, f"c5-kl-{beta}") for beta in BETAS}
         finals = {beta: np.array([run.final for run in kl[beta]]) for beta in BETAS}
-        others = {
-            name: np.array([run.final for run in read_runs(runs, env_id, f"c5-{name}")]) for name in ("none", "clip")
-        }
+        others = {name: read_runs(runs, env_id, f"c5-{name}") for name in ("none", "clip")}
+        others = {name: np.array([run.final for run in group]) for name, group in others.items()}
         courses = {beta: [betas(run) for run in kl[beta]] for beta in BETAS}
 
         left, right = axes
@@ -61,29 +60,27 @@ def c5(runs: Path) -> tuple[Figure, str]:
             left.errorbar(beta, final.mean(), errorbars(final)[:, None], fmt="o", color=colour, capsize=3)
             left.plot(np.full(len(final), beta * 1.12), final, "o", color=colour, markersize=3, alpha=0.6)
             met = [updates_to_meet(*pair) for pair in zip(courses[beta], courses[1])]
-            rows.append([env_id, f"KL, β_0 = {beta:g}", spread(final)])
+            rows.append([env_id, f"KL, β₀ = {beta:g}", spread(final)])
             rows[-1].append("–" if beta == 1 else censored(met, min(map(len, courses[beta])))[1])
             rows[-1].append(estimate(improvement, others["clip"], final))
             pairs[beta][0].append(others["clip"])
             pairs[beta][1].append(final)
             for j, course in enumerate(courses[beta]):
-                right.plot(course, color=colour, linewidth=0.9, alpha=0.8, label=None if j else f"KL, β_0 = {beta:g}")
+                right.plot(course, color=colour, linewidth=0.9, alpha=0.8, label=None if j else f"KL, β₀ = {beta:g}")
         slopes.append(f"{env_id} {estimate(tenfold, *finals.values())}")
-        left.set(xscale="log", xlabel="β_0", ylabel="final return", title=env_id)
+        left.set(xscale="log", xlabel="β₀", ylabel="final return", title=env_id)
         right.set(yscale="log", xlabel="updates", ylabel="β", title=env_id)
     for beta, (clip, final) in pairs.items():
-        rows.append(["both", f"KL, β_0 = {beta:g}", "", "", estimate(improvement, *clip, *final)])
+        rows.append(["both", f"KL, β₀ = {beta:g}", "", "", estimate(improvement, *clip, *final)])
     legend(figure)
-    return (
-        figure,
-        f"""{markdown(rows)}
+    text = f"""{markdown(rows)}
 
 Final return: over the last tenth of training, mean of the seeds with its 95 % bootstrap interval. Updates to meet:
-until β is within a factor of 2 of that of the same seed's run from β_0 = 1, median of the seeds. P: the chance that a
-seed with the clip ends above one with this constraint. What a tenfold β_0 adds to the final return:
+until β is within a factor of 2 of that of the same seed's run from β₀ = 1, median of the seeds. P: the chance that a
+seed with the clip ends above one with this constraint. What a tenfold β₀ adds to the final return:
 {"; ".join(slopes)}.
-""",
-    )
+"""
+    return figure, text
 
 
 def random_return(env_id: str) -> float:
@@ -132,9 +129,8 @@ def c6(runs: Path) -> tuple[Figure, str]:
         low, high = interval(average, *strata)
         bars = [[average(*strata) - low], [high - average(*strata)]]
         right.errorbar(i, average(*strata), bars, fmt="o", color=colour, capsize=4, label=name)
-        right.plot(
-            i + 0.3, PAPER[name], "*", color=COLOURS[4], markeredgecolor="black", markersize=12, label="the paper's"
-        )
+        star = {"color": COLOURS[4], "markeredgecolor": "black", "markersize": 12}
+        right.plot(i + 0.3, PAPER[name], "*", **star, label="the paper's")
     for ax in (left, right):
         ax.axhline(0, color="black", linewidth=0.8)
         ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
@@ -145,9 +141,7 @@ def c6(runs: Path) -> tuple[Figure, str]:
     right.set_xlim(-0.5, 2.6)
     right.set_title("average, 95 % interval", fontsize=10)
     legend(figure)
-    return (
-        figure,
-        f"""{markdown(rows)}
+    text = f"""{markdown(rows)}
 
 A run's score is its mean return over the last 100 episodes, shifted and scaled for each task so that the random policy
 has 0 and the best run 1; averaged over all runs of all tasks, as in the paper, with a 95 % bootstrap interval
@@ -157,5 +151,5 @@ P: the chance that a seed with the clip scores above one with this objective, av
 {markdown(lines)}
 
 Of three seeds an interval is no more than their range.
-""",
-    )
+"""
+    return figure, text
