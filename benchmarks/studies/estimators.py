@@ -1,7 +1,7 @@
 """C2 and C3: mean and variance of estimates of one and the same policy gradient.
 
 A policy is trained half-way and then fixed. Its trajectories are shared by all estimators, so each sees equal
-environment steps, and is the sum over a batch of N trajectories
+environment steps, and each is a sum over a batch of N trajectories
 
     ĝ = (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) W_t
 
@@ -10,6 +10,10 @@ Carlo estimator's expectation is then exactly ∇J. The variance is the trace of
 biases are in units of the policy's ‖∇J‖², estimated without the noise's share, so that policies are comparable.
 
 Bias is measured on paired differences: d = ĝ − ĝ_ref on the same trajectories, ĝ_ref being that of G_t − V(s_t).
+
+Beside the lectures' estimators stand two. b*(s) is the baseline that makes this trace least among those linear in the
+last hidden units of V, as V is itself: what V is to be near to. The mean that includes the trajectory itself is biased
+by a known amount, towards (1 − 1/N) ĝ: a test for bias that is worth something finds it.
 """
 
 import copy
@@ -17,7 +21,7 @@ import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +44,7 @@ HALF_WAY = 35  # mean return of the last 100 episodes at which training stops
 BATCH = 16  # trajectories of one estimate of the gradient, N: reinforce_baseline.py's
 BLOCKS = 50  # blocks of estimates, the units of the test for bias
 BLOCK = 40  # estimates in each
-FIT = 4000  # trajectories that V is fitted to
-BEST = 1000  # those of them that the optimal baselines are fitted to
+FIT = 4000  # trajectories that V and the optimal baselines are fitted to
 LAMBDAS = (0.0, 0.5, 0.9, 0.95, 0.99)  # and 1, which is G_t − V(s_t)
 STEPS = (5, 20)  # n of the n-step advantages; n = 1 is λ = 0
 CRITICS = {"fitted": "V fitted at the policy", "own": "V of training"}
@@ -54,7 +57,7 @@ ROWS = {  # C2's: what an estimator is called, and whether theory says that it i
     "G − mean": ("Gₜ − mean of the others", True),
     "own λ=1": ("Gₜ − V(sₜ), V of training", True),
     REFERENCE: ("Gₜ − V(sₜ)", True),
-    "G − b*(s)": ("Gₜ − b*(sₜ), best b", True),
+    "G − b*(s)": ("Gₜ − b*(sₜ), the best", True),
     "G − mean of all": ("Gₜ − mean, itself included", False),
     "fitted n=20": ("20-step advantage", False),
     "fitted n=5": ("5-step advantage", False),
@@ -108,10 +111,6 @@ class Trajectories:
         obs, action, reward, valid, _ = next(collect_episodes(make_envs("ShortCartPole-v0", number), agent, seed))
         return cls(agent.normalize(obs), action, reward, valid)
 
-    def part(self, start: int, end: int) -> "Trajectories":
-        """Trajectories start to end."""
-        return Trajectories(*(column[:, start:end] for column in (self.x, self.action, self.reward, self.valid)))
-
 
 def gradients(agent: Agent, x: Tensor, action: Tensor, weight: Tensor) -> Tensor:
     """Σ_s ∇ log π_θ(a_s|s_s) W_s (K, P) for each of K estimators' weights (K, S), by the actor's P parameters.
@@ -132,7 +131,7 @@ def gradients(agent: Agent, x: Tensor, action: Tensor, weight: Tensor) -> Tensor
     return torch.cat(found, -1)
 
 
-def batches(agent: Agent, data: Trajectories, weight: Tensor, size: int):
+def batches(agent: Agent, data: Trajectories, weight: Tensor, size: int) -> Iterator[Tensor]:
     """ĝ (K, P) of K estimators' weights (K, T, M), from one batch of `size` trajectories after the other."""
     for start in range(0, data.x.shape[1], size):
         part = slice(start, start + size)
@@ -140,10 +139,10 @@ def batches(agent: Agent, data: Trajectories, weight: Tensor, size: int):
         yield gradients(agent, x[valid], action[valid], weights[:, valid]) / size
 
 
-def fit_value(agent: Agent, data: Trajectories, epochs: int = 10):
-    """V(s), least squares on the rewards-to-go as in reinforce_baseline.py, from the run's own critic on; and φ(s).
+def fit_value(agent: Agent, data: Trajectories, epochs: int = 10) -> tuple[Callable, Callable]:
+    """V(s) (T, M), least squares on the rewards-to-go, from the run's own critic on; and φ(s) (T, M, F).
 
-    The second are the critic's last hidden units and 1, (T, M, F); V is linear in them.
+    These are V's last hidden units and 1, so that V is linear in them. Functions of x (T, M, obs_dim).
     """
     critic, scale = copy.deepcopy(agent.critic), data.to_go[data.valid].std()
     inputs, target = data.x[data.valid], data.to_go[data.valid] / scale
@@ -273,7 +272,6 @@ def measure(seed: int) -> Measured:
     agent = half_trained(seed)
     fit, held_out = (Trajectories.sample(agent, FIT, derive_seed(seed, purpose)) for purpose in (10, 11))
     fitted, features = fit_value(agent, fit)
-    fit = fit.part(0, BEST)
     b, w = fit_baselines(agent, fit, features(fit.x))
 
     @torch.no_grad()
@@ -324,8 +322,9 @@ def setting(policies: list[Measured]) -> str:
         f"for all estimators; there are {BLOCKS * BLOCK:,} batches a policy.\n\n"
         "Variance (the trace of the estimate's covariance) and squared bias are in % of ‖∇J‖²; in brackets are 95 % "
         f"bootstrap intervals over the policies. V is least squares on {FIT:,} separate trajectories of the policy and "
-        f"explains {fitted} % of the variance of Gₜ; V of training is what the run itself had, {own} %. *p of none*: "
-        "how often signs at random make the mean differ as much from that of Gₜ − V(sₜ) on the same trajectories, all "
+        f"explains {fitted} % of the variance of Gₜ; V of training is what the run itself had, {own} %; b*(s) is "
+        "fitted to the same trajectories, for the least variance among what is linear in V's last hidden units. "
+        "*p of none*: how often signs at random make the mean differ as much from that of Gₜ − V(sₜ) on the same trajectories, all "
         "policies together; it is for each row by itself.\n"
     )
 
@@ -346,7 +345,7 @@ def c2(runs: Path) -> tuple[Figure, str]:
         left.plot(values, level, "o", color=colour, markersize=4, alpha=0.4, markeredgewidth=0)
         left.errorbar(values.mean(), y, xerr=errorbars(values)[:, None], fmt="D", color=colour, markersize=5, capsize=3)
         if name == REFERENCE:
-            right.annotate("the reference", (1, y), ha="center", va="center", fontsize=9)
+            right.text(1, y, "the reference", ha="center", va="center", fontsize=9)
             continue
         ratios = [excess(m.gram[name]) for m in policies]
         right.plot(ratios, level, "o", color=colour, markersize=5, alpha=0.6, markeredgewidth=0)
@@ -356,9 +355,11 @@ def c2(runs: Path) -> tuple[Figure, str]:
     left.set(xscale="log", xlabel=f"trace of the covariance, {BATCH} trajectories, % of ‖∇J‖²", title="variance")
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     right.axvspan(0.01, np.quantile(noise, 0.95), color=COLOURS[6], alpha=0.2, linewidth=0, zorder=0)
-    right.set(xscale="log", xlim=(0.1, 1.5 * max(BLOCKS, 1)), title="is the mean ∇J? (grey: 95 % of what noise does)")
+    right.set(xscale="log", xlim=(0.03, 1.3 * BLOCKS), title="is the mean ∇J?")
     right.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    right.set_xlabel("squared distance of the mean from that of Gₜ − V(sₜ),\nover its expectation if there is no bias")
+    right.set_xlabel(
+        "squared distance of the mean from that of Gₜ − V(sₜ),\nover what is expected without bias (grey: 95 % of that)"
+    )
     return figure, f"{setting(policies)}\n{markdown(table)}\n"
 
 
@@ -398,7 +399,7 @@ def c3(runs: Path) -> tuple[Figure, str]:
         ax.minorticks_off()
     axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[0].set_ylabel(f"% of ‖∇J‖², variance of {BATCH} trajectories")
-    axes[2].set_title("sum, least at the star")
+    axes[2].set_title("their sum, least at the star")
     axes[0].legend(fontsize=8)
-    axes[2].legend(fontsize=8, title="trajectories in a batch", title_fontsize=8)
+    axes[2].legend(fontsize=8, title="trajectories in a batch\n(dashed: V of training)", title_fontsize=8)
     return figure, f"{setting(policies)}\n{markdown(table)}\n"
