@@ -57,7 +57,7 @@ ROWS = {  # C2's: what an estimator is called, and whether theory says that it i
     "G − mean": ("Gₜ − mean of the others", True),
     "own λ=1": ("Gₜ − V(sₜ), V of training", True),
     REFERENCE: ("Gₜ − V(sₜ)", True),
-    "G − b*(s)": ("Gₜ − b*(sₜ), the best", True),
+    "G − b*(s)": ("Gₜ − b*(sₜ), the least found", True),
     "G − mean of all": ("Gₜ − mean, itself included", False),
     "fitted n=20": ("20-step advantage", False),
     "fitted n=5": ("5-step advantage", False),
@@ -324,8 +324,8 @@ def setting(policies: list[Measured]) -> str:
         f"bootstrap intervals over the policies. V is least squares on {FIT:,} separate trajectories of the policy and "
         f"explains {fitted} % of the variance of Gₜ; V of training is what the run itself had, {own} %; b*(s) is "
         "fitted to the same trajectories, for the least variance among what is linear in V's last hidden units. "
-        "*p of none*: how often signs at random make the mean differ as much from that of Gₜ − V(sₜ) on the same trajectories, all "
-        "policies together; it is for each row by itself.\n"
+        "*p of none*: how often signs at random make the mean differ as much from that of Gₜ − V(sₜ) on the same "
+        "trajectories, all policies together; it is for each row by itself.\n"
     )
 
 
