@@ -131,4 +131,6 @@ def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
         assert lost["1e-3", "10"][at] == f"{400 - final:.1f} ({399 - final:.1f} to {401 - final:.1f})"
     assert over["1e-3", "10"] == ["100.0 (100.0 to 100.0)", "50.0 (0.00 to 100.0)"] * 3
     peak = f"{step_size.XS[4]:.2f}"
-    assert along["clip", "return"][0] == "−16.0 (−16.0 to −16.0)" and along["clip", "return"][-1].startswith(peak)
+    assert along["clip", "return"][0] == "−16.0 (−16.0 to −16.0)"
+    assert along["clip", "surrogate, thousandths"][1] == "3,000 (3,000 to 3,000)"
+    assert along["clip", "return"][-1].startswith(peak)

@@ -24,7 +24,7 @@ COLOUR = dict(zip(METHODS, (COLOURS[1], COLOURS[5], COLOURS[0])))
 STEP_SIZES = "3e-4", "1e-3", "3e-3", "1e-2", "3e-2"  # at 10 epochs
 EPOCHS = {1: "epochs-1", 3: "epochs-3", 10: "lr-3e-3", 30: "epochs-30"}  # the cells, at step size 3e-3
 SEEDS = range(1, 6)
-XS = np.array([0, *2.0 ** np.arange(-3, 6)])
+XS = np.array([0, *2.0 ** np.arange(-2, 5)])
 SCRIPTS = {"none": (ppo_kl, {"kl_coef": 0.0}), "kl": (ppo_kl, {}), "clip": (ppo_clip, {})}
 TRAINING = {"env_id": "Hopper-v4", "total_timesteps": 40_000, "learning_rate": 3e-3, "anneal_lr": False}  # up to θ_k
 TARGET_KL = ppo_kl.Args.target_kl
@@ -126,38 +126,38 @@ def draw_finals(ax, cells: dict[float, str], read: dict[tuple[str, str], list[Ru
         finals = [[run.final for run in read[method, cell]] for cell in cells.values()]
         bars = np.stack([errorbars(values) for values in finals], 1)
         style = {"color": COLOUR[method], "marker": "o", "markersize": 4, "capsize": 3, "label": METHODS[method]}
-        ax.errorbar(at, np.mean(finals, 1), bars, **style)
+        ax.errorbar(at, np.array([np.mean(values) for values in finals]), bars, **style)
     ax.set_xscale("log")
     ax.set_ylim(0, 520)
 
 
-def draw_line(ax, values: np.ndarray, colour: str, **style) -> None:
-    """The mean over the seeds (seeds, len(XS)), shaded with its 95 % interval, from the first x after 0."""
-    below, above = np.stack([errorbars(column) for column in values.T], 1)
-    ax.plot(XS[1:], values.mean(0)[1:], color=colour, **style)
-    band = (values.mean(0) - below)[1:], (values.mean(0) + above)[1:]
-    ax.fill_between(XS[1:], *band, color=colour, alpha=0.18, linewidth=0)
+def draw_line(ax, values: np.ndarray, colour: str, end: float, **style) -> None:
+    """The mean over the seeds (seeds, len(XS)), shaded with its 95 % interval, for 0 < x ≤ end."""
+    drawn = (XS > 0) & (XS <= end)
+    mean, (below, above) = values.mean(0)[drawn], np.stack([errorbars(column) for column in values.T[drawn]], 1)
+    ax.plot(XS[drawn], mean, color=colour, **style)
+    ax.fill_between(XS[drawn], mean - below, mean + above, color=colour, alpha=0.18, linewidth=0)
 
 
-def draw_lines(returns, surrogates, found: list[dict]) -> None:
-    """Return and surrogates along each method's update, as changes since x = 0."""
+def draw_lines(returns, surrogates: dict, found: list[dict]) -> None:
+    """Changes since x = 0: the return along each method's update; both surrogates, for some of them, up to x = 4."""
+    axes = {"return": returns} | surrogates
     for method, colour in COLOUR.items():
         change = {name: np.stack([seed[method][name] - seed[method][name][0] for seed in found]) for name in QUANTITIES}
-        draw_line(returns, change["return"], colour, marker="o", markersize=4)
-        if method != "kl":
-            draw_line(surrogates, change["surrogate"], colour, label=f"L, {METHODS[method]}")
-            draw_line(
-                surrogates, change["clipped surrogate"], colour, linestyle="--", label=f"L clipped, {METHODS[method]}"
-            )
-    returns.set_ylabel(f"J(x) − J(0), return, {TRAINING['env_id']}")
-    surrogates.set_ylabel("L(x) − L(0), scaled reward")
-    surrogates.legend(frameon=False, fontsize=8)
-    for ax in (returns, surrogates):
+        draw_line(returns, change["return"], colour, np.inf, marker="o", markersize=4)
+        if method in surrogates:
+            draw_line(surrogates[method], change["surrogate"], colour, 4, label="L")
+            draw_line(surrogates[method], change["clipped surrogate"], colour, 4, linestyle="--", label="L clipped")
+    for name, ax in axes.items():
         ax.axvline(1, color=COLOURS[6], linestyle=":")
         ax.axhline(0, color=COLOURS[6], linewidth=0.8)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.set_xlabel(r"$x$ of $\theta_k + x\,(\theta_{k+1} - \theta_k)$: the update ends at 1")
+        ax.set_xlabel(r"$x$ of $\theta_k + x\,(\theta_{k+1} - \theta_k)$")
+        if name in METHODS:
+            ax.set_title(f"surrogate, {METHODS[name]}: L(x) − L(0)", fontsize=10)
+            ax.legend(frameon=False, loc="upper left")
+    returns.set_title(f"return, {TRAINING['env_id']}: J(x) − J(0)", fontsize=10)
 
 
 def tables(read: dict[tuple[str, str], list[Run]], found: list[dict]) -> str:
@@ -174,13 +174,15 @@ def tables(read: dict[tuple[str, str], list[Run]], found: list[dict]) -> str:
         over.append(setting.copy())
         for method, seeds in zip(METHODS, runs):
             over[-1] += [spread([100 * overshoots(run, method, limit) for run in seeds]) for limit in limits.values()]
-    ends = 0, 1, XS[-1]
+    ends, thousandths = (0, 1, 4), ("surrogate", "clipped surrogate", "KL")
     line = [["update", "quantity", *(f"at x = {x:g}" for x in ends), "greatest at x, median"]]
     for method, text in METHODS.items():
         for name in QUANTITIES:
             values = np.stack([seed[method][name] for seed in found])
             at = spread(XS[values.argmax(1)], np.median) if name != "KL" else "–"
-            line.append([text, name, *(spread(values[:, np.flatnonzero(XS == x)[0]]) for x in ends), at])
+            scale, unit = (1000, ", thousandths") if name in thousandths else (1, "")
+            cells = [spread(scale * values[:, np.flatnonzero(XS == x)[0]]) for x in ends]
+            line.append([text, name + unit, *cells, at])
     target = f"{TRAINING['env_id']}, {TRAINING['total_timesteps']:,} steps"
     return "\n\n".join(
         [
@@ -206,16 +208,15 @@ def c4(runs: Path) -> tuple[Figure, str]:
     found = [lines(seed) for seed in SEEDS]
 
     figure = Figure(figsize=(9.6, 7.4), dpi=110, layout="constrained")
-    (by_size, by_epochs), (returns, surrogates) = figure.subplots(2, 2)
-    draw_finals(by_size, {float(lr): f"lr-{lr}" for lr in STEP_SIZES}, read)
-    by_size.set_xlabel("Adam's step size (10 epochs)")
-    by_size.set_ylabel("final return, CartPole-v1")
-    draw_finals(by_epochs, EPOCHS, read)
-    by_epochs.set_xticks(list(EPOCHS), list(EPOCHS))
-    by_epochs.set_xticks([], minor=True)
-    by_epochs.set_xlabel("epochs, passes over each rollout (step size 0.003)")
-    by_epochs.sharey(by_size)
-    draw_lines(returns, surrogates, found)
-    handles, labels = by_size.get_legend_handles_labels()
+    axes = figure.subplot_mosaic([["size"] * 3 + ["epochs"] * 3, ["return"] * 2 + ["none"] * 2 + ["clip"] * 2])
+    for name, cells in (("size", {float(lr): f"lr-{lr}" for lr in STEP_SIZES}), ("epochs", EPOCHS)):
+        draw_finals(axes[name], cells, read)
+        axes[name].set_xticks(list(cells), [f"{at:g}" for at in cells])
+        axes[name].set_xticks([], minor=True)
+    axes["size"].set_ylabel("final return, CartPole-v1")
+    axes["size"].set_xlabel("Adam's step size (10 epochs)")
+    axes["epochs"].set_xlabel("epochs, passes over each rollout (step size 0.003)")
+    draw_lines(axes["return"], {method: axes[method] for method in ("none", "clip")}, found)
+    handles, labels = axes["size"].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure, tables(read, found)
