@@ -72,7 +72,7 @@ def test_quadratic_variances(quadratic):
     of_two = (one["score"][:, first] - one["score"][:, second]) * (one["f"][first] - one["f"][second]) / 2
     exact[pathwise.OTHERS, 2] = mean_and_trace(of_two.reshape(2, -1), np.outer(WEIGHTS, WEIGHTS).ravel())
 
-    states, repeats = 64, 1500
+    states, repeats = 64, 1000
     x, v = torch.full((states, 1), 1.0, dtype=torch.float64), torch.full((states, 1), value, dtype=torch.float64)
     found = {(name, k): m for k in (1, 2) for name, m in pathwise.moments(quadratic, x, v, k, repeats).items()}
     for (name, k), (mean, trace) in exact.items():
@@ -106,7 +106,7 @@ def test_means_are_the_soft_objectives_gradient():
         action, log_prob = agent.sample(x.expand(1001, *x.shape))
     f = agent.q(x.expand(1001, *x.shape), action).min(-1, keepdim=True).values - 0.3 * log_prob
     exact = pathwise.gradient(agent, (density * f).sum(0).mean())
-    value, repeats = (density * f).sum(0).detach(), 150
+    value, repeats = (density * f).sum(0).detach(), 100
     for name, (mean, trace) in pathwise.moments(agent, x, value, 32, repeats).items():
         assert trace / repeats < 0.02 * exact.square().sum(), name  # else it would prove nothing
         assert (mean - exact).square().sum() < 4 * trace / repeats, name

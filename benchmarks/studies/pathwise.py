@@ -19,7 +19,6 @@ from torch import Tensor
 
 import sac
 
-from ..plots import legend
 from . import COLOURS, errorbars, markdown, number, spread
 from .training import trained
 
@@ -141,7 +140,7 @@ def draw_variances(ax, seeds: list[dict]) -> None:
         style = {"color": colour, "marker": "s" if name == PATHWISE else "o", "markersize": 4, "capsize": 3}
         ax.errorbar(list(values), [gmean(sample) for sample in values.values()], bars, label=name, **style)
     states = np.mean([seed["states"] for seed in seeds])
-    ax.axhline(states, color=COLOURS[6], linestyle="--", label=f"drawing {STATES} states, exact in the actions")
+    ax.axhline(states, color=COLOURS[6], linestyle="--", label=f"draw of the {STATES} states alone")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xticks(ACTIONS, ACTIONS)
@@ -163,12 +162,14 @@ def draw_ratios(ax, results: dict[str, list[dict]]) -> None:
             ax.scatter([at + offset] * len(values), values, s=12, alpha=0.4, linewidths=0, **style)
             ax.errorbar(at + offset, gmean(values), errorbars(values, gmean)[:, None], capsize=3, **style)
             text = f"{env_id.split('-')[0]}\n× {number(gmean(values))}"
-            ax.annotate(text, (at + offset, max(values)), (0, 6), textcoords="offset points", ha="center", fontsize=7)
-    ax.axhline(1, color=COLOUR[PATHWISE], label="_")
+            below = gmean(values) <= min(gmean(ratios(other, name, COMPARED)) for other in results.values())
+            place = {"ha": "center", "va": "top" if below else "bottom", "fontsize": 8}
+            ax.text(at + offset, min(values) / 1.7 if below else max(values) * 1.7, text, **place)
+    ax.axhline(1, color=COLOUR[PATHWISE])
     ax.set_yscale("log")
     ax.set_xticks(range(len(names)), ["no baseline", "b = V(s)", "b = others"])
     ax.set_xlim(-0.6, len(names) - 0.4)
-    ax.set_ylim(0.5, ax.get_ylim()[1] * 5)
+    ax.set_ylim(0.1, ax.get_ylim()[1] * 5)
     ax.set_title(f"score function / pathwise, {COMPARED} actions", fontsize=10)
 
 
@@ -189,7 +190,7 @@ def tables(results: dict[str, list[dict]]) -> str:
                     [env_id, name, *(spread([seed[key][name] for seed in seeds]) for key in ("share", "distance"))]
                 )
         states = spread([seed["states"] for seed in seeds])
-        variances.append([env_id, f"drawing {STATES} states, exact in the actions", *[states] * len(ACTIONS)])
+        variances.append([env_id, f"draw of the {STATES} states alone", *[states] * len(ACTIONS)])
     kind = f"{len(SEEDS)} seeds, geometric mean (95 % bootstrap interval)"
     return "\n\n".join(
         [
@@ -224,5 +225,5 @@ def c8(runs: Path, steps: int = 3000, learning_starts: int = 1000, budget: int =
         ax.set_ylim(ends.min(), ends.max())
     axes[0].set_ylabel("variance of the gradient / its squared length")
     draw_ratios(axes[2], results)
-    legend(figure)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure, tables(results)
