@@ -535,11 +535,12 @@ def gather(rollouts, run: Run):
         yield *(torch.cat([part.to(run.device) for part in column], 1) for column in columns), sum(episodes, [])
 
 
-def add_up_gradients(agent: Agent, share: float) -> None:
-    """Give every rank the sum of the ranks' gradients, each weighted with the share of the steps it is the mean of."""
+def average_gradients(agent: Agent, steps: int) -> None:
+    """Give every rank the mean of the ranks' gradients, each weighted with how many steps it is the mean of."""
     grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
-    distributed.all_reduce(flat := share * nn.utils.parameters_to_vector(grads))
-    nn.utils.vector_to_parameters(flat, grads)
+    flat = steps * nn.utils.parameters_to_vector([*grads, grads[0].new_ones(1)])
+    distributed.all_reduce(flat)
+    nn.utils.vector_to_parameters(flat[:-1] / flat[-1], grads)
 
 
 # ---------------------------------------------------------------- training
@@ -578,11 +579,12 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         advantage = gae(reward, value, terminated, truncated, args.gamma, args.gae_lambda)  # (T, N)
         target = advantage + value[:-1]  # [n-step] if λ = 1: r_t + γ r_{t+1} + … + γ^{T−t} V(s_T)
         batch = [column[valid] for column in (x[:-1], action, advantage, target)]
-        loss, metrics = loss_of(agent, [column[RANK::WORLD] for column in batch], args)
+        mine = slice(RANK % len(batch[0]), None, WORLD)  # of the steps
+        loss, metrics = loss_of(agent, [column[mine] for column in batch], args)
         agent.zero_grad()
         loss.backward()
         if WORLD > 1:
-            add_up_gradients(agent, len(batch[0][RANK::WORLD]) / len(batch[0]))
+            average_gradients(agent, len(batch[0][mine]))
         metrics["losses/grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
         optimizer.step()
 

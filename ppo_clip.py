@@ -570,11 +570,12 @@ def gather(rollouts, run: Run):
         yield *(torch.cat([part.to(run.device) for part in column], 1) for column in columns), sum(episodes, [])
 
 
-def add_up_gradients(agent: Agent, share: float) -> None:
-    """Give every rank the sum of the ranks' gradients, each weighted with the share of the steps it is the mean of."""
+def average_gradients(agent: Agent, steps: int) -> None:
+    """Give every rank the mean of the ranks' gradients, each weighted with how many steps it is the mean of."""
     grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
-    distributed.all_reduce(flat := share * nn.utils.parameters_to_vector(grads))
-    nn.utils.vector_to_parameters(flat, grads)
+    flat = steps * nn.utils.parameters_to_vector([*grads, grads[0].new_ones(1)])
+    distributed.all_reduce(flat)
+    nn.utils.vector_to_parameters(flat[:-1] / flat[-1], grads)
 
 
 # ---------------------------------------------------------------- training
@@ -617,11 +618,12 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             target = advantage + value[:-1]
             batch = [column[valid] for column in (x[:-1], action, old_log_prob, old_value, advantage, target)]
             for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):  # (B,) of (M,)
-                loss, metrics = loss_of(agent, [column[indices[RANK::WORLD]] for column in batch], args)
+                mine = indices[RANK % len(indices) :: WORLD]
+                loss, metrics = loss_of(agent, [column[mine] for column in batch], args)
                 agent.zero_grad()
                 loss.backward()
                 if WORLD > 1:
-                    add_up_gradients(agent, len(indices[RANK::WORLD]) / len(indices))
+                    average_gradients(agent, len(mine))
                 metrics["losses/grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 logged.append(torch.stack(list(metrics.values())).detach())

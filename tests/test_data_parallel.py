@@ -45,23 +45,19 @@ def moments(run_dir) -> torch.Tensor:
     return torch.cat([entry["exp_avg"].flatten() for entry in checkpoint["optimizer"]["state"].values()])
 
 
-@pytest.mark.parametrize("script", DATA_PARALLEL)
-def test_two_ranks_have_the_gradient_of_one(script, run, tmp_path):
-    """Of the same steps: SyncVectorEnv seeds its environments one by one. A minibatch of 21 is shared out unequally."""
-    flags = (
-        "--env-id",
-        "Pendulum-v1",
-        "--num-envs",
-        6,
-        "--num-steps",
-        7,
-        "--total-timesteps",
-        42,
-        "--eval-episodes",
-        1,
-    )
+@pytest.mark.parametrize(
+    "script, num_envs, num_steps, num_minibatches",
+    [("a2c", 6, 7, 1), ("ppo_clip", 6, 7, 2), ("ppo_clip", 2, 3, 6), ("ppo_kl", 6, 7, 2)],
+)
+def test_two_ranks_have_the_gradient_of_one(script, num_envs, num_steps, num_minibatches, run, tmp_path):
+    """Of the same steps, as SyncVectorEnv seeds its environments one by one.
+
+    Minibatches of 21 steps cannot be halved, and of a single one nothing would be left for the second rank.
+    """
+    flags = ["--env-id", "Pendulum-v1", "--num-envs", num_envs, "--num-steps", num_steps, "--eval-episodes", 1]
+    flags += ["--total-timesteps", num_envs * num_steps]
     if script != "a2c":
-        flags += ("--update-epochs", 1, "--num-minibatches", 2)
+        flags += ["--update-epochs", 1, "--num-minibatches", num_minibatches]
     assert run(script, *flags, "--run-dir", "one").returncode == 0
     done = torchrun(ROOT / f"{script}.py", *flags, "--run-dir", "two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -69,7 +65,7 @@ def test_two_ranks_have_the_gradient_of_one(script, run, tmp_path):
     assert one.abs().max() > 1e-3
     torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
     counts = [json.loads((tmp_path / name / "summary.json").read_text())["global_step"] for name in ("one", "two")]
-    assert counts == [42, 42]
+    assert counts == [num_envs * num_steps] * 2
 
 
 def test_two_ranks_learn_cartpole_and_end_with_the_same_weights(driver, tmp_path):

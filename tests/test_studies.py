@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -257,3 +258,17 @@ def test_times_compares_the_best_whose_median_is_known(monkeypatch):
     assert off_policy.times(groups[::2], 0, "steps").startswith("≥ 0.33")
     taken["sac"] = [20, np.inf, np.inf], 50
     assert off_policy.times(groups, 0, "steps") == "–"
+
+
+@pytest.mark.parametrize("claim", command.STUDIES)
+def test_lectures_md_has_each_claims_command_picture_tables_and_verdict(claim):
+    text = (ROOT / "LECTURES.md").read_text()
+    section = re.search(rf"^### {claim}: .*?(?=^### |\Z)", text, re.M | re.S)[0]
+    assert f"```bash\npython -m benchmarks.studies {claim}\n```" in section
+    for name in (f"{claim}.png", f"{claim}.md"):
+        assert (
+            f"(benchmarks/results/lectures/{name})" in section
+            and (ROOT / "benchmarks/results/lectures" / name).exists()
+        )
+    assert len(section.split("![")[1].split("\n\n")[1]) > 100
+    assert re.search(rf"^\| {claim} \|.*\| \d+ \| [\d.]+ (s|min) \|$", text, re.M)
