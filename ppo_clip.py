@@ -563,8 +563,9 @@ def gather(rollouts, run: Run):
     """
     distributed.init_process_group()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    for rollout in rollouts:
-        distributed.all_gather_object(ranks := [None] * WORLD, (*rollout, signal.sigpending()))
+    for *columns, episodes in rollouts:
+        mine = (*(column.cpu() for column in columns), episodes, signal.sigpending())
+        distributed.all_gather_object(ranks := [None] * WORLD, mine)
         *columns, episodes, signals = zip(*ranks)
         run.interrupted_by = max({0}.union(*signals))
         yield *(torch.cat([part.to(run.device) for part in column], 1) for column in columns), sum(episodes, [])
