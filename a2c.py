@@ -524,15 +524,17 @@ def check(args: Args, checkpoint: dict | None) -> None:
 def gather(rollouts, run: Run):
     """Each rollout joined with those of the other ranks, (T, N), so that what is computed of it is the same on all.
 
-    A signal to any rank waits until here, and then ends all of them after the same iteration.
+    A signal to any rank is told with the next rollout, and ends all of them after the same iteration.
     """
     distributed.init_process_group()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signals = {run.interrupted_by}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.add(number))
     for *columns, episodes in rollouts:
-        mine = (*(column.cpu() for column in columns), episodes, signal.sigpending())
+        mine = (*(column.cpu() for column in columns), episodes, signals)
         distributed.all_gather_object(ranks := [None] * WORLD, mine)
-        *columns, episodes, signals = zip(*ranks)
-        run.interrupted_by = max({0}.union(*signals))
+        *columns, episodes, received = zip(*ranks)
+        run.interrupted_by = max(set().union(*received))
         yield *(torch.cat([part.to(run.device) for part in column], 1) for column in columns), sum(episodes, [])
 
 
