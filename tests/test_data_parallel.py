@@ -76,7 +76,8 @@ class Agent(script.Agent):
         Agent.last = self
 def compare(*_):
     distributed.all_gather_object(states := [None] * script.WORLD, Agent.last.state_dict())
-    print("alike", all(torch.equal(states[0][name], states[1][name]) for name in states[0]))
+    if script.RANK == 0:  # two that print would get into each other's way
+        print("alike", all(torch.equal(states[0][name], states[1][name]) for name in states[0]))
 script.Agent, finish = Agent, script.Run.finish
 script.Run.finish = lambda run, policy: (compare(), finish(run, policy))
 if script.RANK:
@@ -85,7 +86,7 @@ if script.RANK:
 """
     done = torchrun(driver("ppo_clip", body), "--run-dir", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("alike True") == 2 and done.stdout.count("over 100 episodes") == 1
+    assert "alike True" in done.stdout and done.stdout.count("over 100 episodes") == 1
     summary = json.loads((tmp_path / "r/summary.json").read_text())
     assert summary["eval_return_mean"] >= 475 and summary["global_step"] >= 60_000
     assert len([*(tmp_path / "r").glob("events*")]) == 1
