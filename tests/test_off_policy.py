@@ -12,6 +12,7 @@ from conftest import having, short
 from gymnasium.spaces import Box
 from test_run import checkpoint, scalars, summary
 from tiny_envs import BOX, Timetable
+from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
@@ -47,11 +48,14 @@ def minibatch(size=9):
     return obs, action * 2 - 1, torch.randn(size, 1, dtype=f64), next_obs, terminated
 
 
-def forward(net, x) -> np.ndarray:
-    """A network's output, one sample and one layer at a time."""
-    for i, layer in enumerate(net[::2]):
+def forward(net, x, twin=None) -> np.ndarray:
+    """A network's output, one sample and one layer at a time; of sac.py's critics the first or the second."""
+    parameters = [parameter.detach().numpy() for parameter in net.parameters()]
+    for i, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2])):
+        if twin is not None:
+            weight, bias = weight[twin].T, bias[twin, 0]
         x = np.maximum(x, 0) if i else x
-        x = layer.weight.detach().numpy() @ x + layer.bias.detach().numpy()
+        x = weight @ x + bias
     return x
 
 
@@ -104,15 +108,30 @@ def test_sacs_losses_equal_a_loop(monkeypatch):
     critic_loss = actor_loss = entropy = 0.0
     for s, a, r, s2, terminated, eps in zip(*(column.numpy() for column in batch), noise.numpy()):
         a2, log_prob = policy(s2, eps)
-        next_value = min(forward(net, np.concatenate([s2, a2])).item() for net in target.critic) - 0.3 * log_prob
+        next_value = (
+            min(forward(target.critic, np.concatenate([s2, a2]), twin).item() for twin in (0, 1)) - 0.3 * log_prob
+        )
         y = r.item() + (0 if terminated else 0.9 * next_value)
-        critic_loss += sum((forward(net, np.concatenate([s, a])).item() - y) ** 2 for net in agent.critic) / 9
+        inputs = np.concatenate([s, a])
+        critic_loss += sum((forward(agent.critic, inputs, twin).item() - y) ** 2 for twin in (0, 1)) / 9
         a, log_prob = policy(s, eps)
-        actor_loss += (0.3 * log_prob - min(forward(net, np.concatenate([s, a])).item() for net in agent.critic)) / 9
+        inputs = np.concatenate([s, a])
+        actor_loss += (0.3 * log_prob - min(forward(agent.critic, inputs, twin).item() for twin in (0, 1))) / 9
         entropy -= log_prob / 9
     assert abs(sac.soft_critic_loss(agent, target, batch, 0.9)[0].item() - critic_loss) < 1e-6
     loss, metrics = sac.soft_actor_loss(agent, batch[0])
     assert abs(loss.item() - actor_loss) < 1e-6 and abs(metrics["losses/entropy"].item() - entropy) < 1e-6
+
+
+def test_twin_layers_are_two_linear_layers_with_the_usual_initial_weights():
+    layer, x = sac.TwinLinear(300, 200), torch.randn(2, 7, 300)
+    for i in range(2):
+        expected = nn.functional.linear(x[i], layer.weight[i].T, layer.bias[i, 0])
+        torch.testing.assert_close(layer(x)[i], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer(x[0])[i], layer(x[0].expand(2, -1, -1))[i])
+        for parameter in (layer.weight[i], layer.bias[i]):  # uniform in ±1/√300
+            assert 0.95 < parameter.abs().max() * 300**0.5 <= 1
+    assert not torch.equal(layer.weight[0], layer.weight[1])
 
 
 @pytest.mark.parametrize("mean, log_std", [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.5), (3.0, -2.0)])
@@ -191,7 +210,7 @@ def test_descend_moves_its_own_parameters_alone(module):
     agent, _ = networks(module)
     before = copy.deepcopy(agent.state_dict())
     loss, _ = losses(module)[1](agent, minibatch()[0])
-    module.descend(loss, module.Adam(agent.actor.parameters(), 1e-2, fused=True))
+    module.descend(loss, module.Adam(agent.actor.parameters(), fused=True), 1e-2)
     assert all(parameter.grad is None for parameter in agent.critic.parameters())
     for name, tensor in agent.state_dict().items():
         assert torch.equal(tensor, before[name]) == (not name.startswith("actor")), name
@@ -416,6 +435,20 @@ def test_the_flag_bf16_changes_the_losses_and_not_by_much(module, run, tmp_path)
         assert run(module.__name__, *short(module.__name__), *budget, *flags).returncode == 0
         found.append(scalars(tmp_path / name)["losses/qf_loss"][0][1])
     assert found[0] != found[1] and abs(found[1] / found[0] - 1) < 0.1
+
+
+@both
+def test_without_bf16_products_have_all_of_float32s_digits(module, tmp_path, monkeypatch):
+    """oneDNN is given leave to round to bfloat16 where it does not; on this processor too, it must not."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
+    flags = {"total_timesteps": 40, "learning_starts": 20, "batch_size": 8, "eval_episodes": 1, "cuda": False}
+    module.train(module.Args(run_dir=str(tmp_path / "r"), **flags))
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 256, 256)
+    exact = a.double() @ b.double()
+    rounded = a.bfloat16().double() @ b.bfloat16().double()
+    error, rounding = ((product - exact).abs().max() for product in (a @ b, rounded))
+    assert error < 1e-3 * rounding
 
 
 @both

@@ -104,7 +104,7 @@ def test_means_are_the_soft_objectives_gradient():
     density = torch.softmax(-grid.square() / 2, 0)
     with mock.patch.object(torch, "randn_like", lambda mean: grid.expand_as(mean)):
         action, log_prob = agent.sample(x.expand(1001, *x.shape))
-    f = agent.q(x.expand(1001, *x.shape), action).min(-1, keepdim=True).values - 0.3 * log_prob
+    f = agent.q(x.repeat(1001, 1), action.flatten(0, 1)).min(-1).values.view_as(log_prob) - 0.3 * log_prob
     exact = pathwise.gradient(agent, (density * f).sum(0).mean())
     value, repeats = (density * f).sum(0).detach(), 100
     for name, (mean, trace) in pathwise.moments(agent, x, value, 32, repeats).items():

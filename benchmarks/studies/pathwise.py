@@ -47,7 +47,8 @@ def sample(agent: sac.Agent, x: Tensor) -> tuple[Tensor, Tensor]:
     with mock.patch.object(sac, "tanh_gaussian", at_fixed_action):
         action, log_prob = agent.sample(x)
     with torch.no_grad():
-        return agent.q(x, action).min(-1, keepdim=True).values - agent.log_alpha.exp() * log_prob, log_prob
+        q = agent.q(x.flatten(0, -2), action.flatten(0, -2)).min(-1).values
+        return q.view_as(log_prob) - agent.log_alpha.exp() * log_prob, log_prob
 
 
 def gradient(agent: sac.Agent, objective: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def gradient(agent: sac.Agent, objective: Tensor) -> Tensor:
 
 def pathwise_gradient(agent: sac.Agent, x: Tensor, num_actions: int) -> Tensor:
     """sac.py's gradient (P,) of J at states x (B, obs_dim) with K actions each."""
-    return gradient(agent, -sac.soft_actor_loss(agent, x.expand(num_actions, *x.shape))[0])
+    return gradient(agent, -sac.soft_actor_loss(agent, x.repeat(num_actions, 1))[0])
 
 
 def estimates(agent: sac.Agent, x: Tensor, value: Tensor, num_actions: int) -> dict[str, Tensor]:
