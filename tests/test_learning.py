@@ -28,7 +28,5 @@ def test_cartpole(script, run, tmp_path):
 
 @pytest.mark.parametrize("script", [*OFF_POLICY, "dagger"])
 def test_pendulum(script, run, tmp_path):
-    """With fewer than the off-policy scripts' default steps."""
-    flags = {"sac": ("--total-timesteps", 6000, "--learning-starts", 1000)}.get(script, ())
-    assert run(script, "--env-id", "Pendulum-v1", *flags, "--run-dir", "r").returncode == 0
+    assert run(script, "--env-id", "Pendulum-v1", "--run-dir", "r").returncode == 0
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["eval_return_mean"] >= -200
