@@ -598,6 +598,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         metrics = dict(zip(metrics, torch.stack(list(metrics.values())).tolist())) | {"charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, metrics)
 
+    if WORLD > 1:
+        distributed.destroy_process_group()  # else a rank that ends while another evaluates may abort
     if RANK == 0:
         run.finish(agent.export())
 

@@ -648,6 +648,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         means |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
         run.log(int(valid.sum()), episodes, means)
 
+    if WORLD > 1:
+        distributed.destroy_process_group()  # else a rank that ends while another evaluates may abort
     if RANK == 0:
         run.finish(agent.export())
 

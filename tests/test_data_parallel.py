@@ -74,15 +74,12 @@ class Agent(script.Agent):
     def __init__(self, *spaces):
         super().__init__(*spaces)
         Agent.last = self
-def compare(*_):
+def compare():
     distributed.all_gather_object(states := [None] * script.WORLD, Agent.last.state_dict())
     if script.RANK == 0:  # two that print would get into each other's way
         print("alike", all(torch.equal(states[0][name], states[1][name]) for name in states[0]))
-script.Agent, finish = Agent, script.Run.finish
-script.Run.finish = lambda run, policy: (compare(), finish(run, policy))
-if script.RANK:
-    train = script.train
-    script.train = lambda *args: (train(*args), compare())
+script.Agent, destroy = Agent, distributed.destroy_process_group
+distributed.destroy_process_group = lambda: (compare(), destroy())  # the last that both do
 """
     done = torchrun(driver("ppo_clip", body), "--run-dir", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

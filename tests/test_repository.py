@@ -22,7 +22,7 @@ EXCEPTIONS = {
 EXCEPTIONS = {(script, name + part) for (script, name, _), parts in EXCEPTIONS.items() for part in parts}
 LADDER = {  # lines that a rung may change
     ("reinforce", "reinforce_baseline"): 50,
-    ("reinforce_baseline", "a2c"): 80 + 27,  # the rest is what makes it data parallel
+    ("reinforce_baseline", "a2c"): 80 + 29,  # the rest is what makes it data parallel
     ("a2c", "ppo_clip"): 60,
     ("ppo_clip", "ppo_kl"): 40,
     ("ddpg", "sac"): 90,
@@ -84,7 +84,7 @@ def code(script: str) -> list[str]:
 
 
 def test_a_script_has_at_most_320_lines_of_code(script):
-    data_parallel = 27 * (script in ("a2c", "ppo_clip", "ppo_kl"))  # which every other script is without
+    data_parallel = 29 * (script in ("a2c", "ppo_clip", "ppo_kl"))  # which every other script is without
     assert 200 < len(code(script)) - data_parallel <= (300 if script == "dagger" else 320)
 
 
