@@ -561,7 +561,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
     check(args, checkpoint)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))  # one: a third slower
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))  # one: a fifth slower
     # float32 by oneDNN, up to twice as fast as MKL on AMD's processors; where "bf16" would round (AMX, ARM), left alone
     rounds = args.bf16 or torch.cpu.get_capabilities().get("amx_tile", True)
     torch.backends.mkldnn.matmul.fp32_precision = "none" if rounds else "bf16"
