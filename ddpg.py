@@ -44,7 +44,8 @@ What sets it apart from the on-policy scripts: the policy has no density. The gr
 action, so that a transition may come from any policy, and is used again and again until the buffer forgets it.
 
 The actor takes a step for every two of the critic, which costs a third less time an update than one for each.
-Observations are scaled by the mean and deviation of the first, random steps, which the papers do not do.
+Observations are scaled by the mean and deviation of those in the buffer; Lillicrap et al. normalise every layer's input
+by those of the minibatch.
 γ discounts inside Q alone, and s comes from the buffer, so from older policies: as everywhere in practice.
 The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4, and
 as much again while a checkpoint is written.
@@ -116,7 +117,7 @@ class Args:
     policy_frequency: int = 2
     """updates of the critic to one of the actor"""
     norm_obs: bool = True
-    """normalise observations by the mean and deviation of the first, random steps"""
+    """normalise observations by the mean and deviation of those in the buffer"""
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
@@ -162,13 +163,6 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
 # ---------------------------------------------------------------- networks
 
 
-class ReLU(nn.Module):
-    """max(x, 0). Compiled, it does without torch.relu's mask, which takes a CPU longer than a matrix product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x + x.abs()) / 2 if torch.compiler.is_compiling() else x.relu_()
-
-
 class Float32(nn.Sequential):
     """Its layer stays in float32 where the others are in bfloat16, whose 8 bits are too few to tell values apart."""
 
@@ -179,8 +173,8 @@ class Float32(nn.Sequential):
 
 def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
     """Two hidden layers of 256 ReLU units."""
-    last = Float32(nn.Linear(256, num_outputs))
-    return nn.Sequential(nn.Linear(num_inputs, 256), ReLU(), nn.Linear(256, 256), ReLU(), last)
+    relu, last = nn.ReLU(inplace=True), Float32(nn.Linear(256, num_outputs))
+    return nn.Sequential(nn.Linear(num_inputs, 256), relu, nn.Linear(256, 256), relu, last)
 
 
 class Agent(nn.Module):
@@ -240,11 +234,17 @@ def actor_loss(agent: Agent, x: Tensor) -> tuple[Tensor, dict]:
     return loss, {"losses/actor_loss": loss}
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """One step of the optimizer's own parameters; no other network's gradient is computed."""
-    optimizer.param_groups[0]["lr"], parameters = lr, optimizer.param_groups[0]["params"]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
-        parameter.grad = gradient
+def gradient(loss_of, network: nn.Module, *inputs) -> tuple[tuple[Tensor, ...], dict]:
+    """Of loss_of(*inputs) in the network's own parameters alone, and what to log: one graph for torch.compile."""
+    loss, metrics = loss_of(*inputs)
+    return torch.autograd.grad(loss, [*network.parameters()]), {name: x.detach() for name, x in metrics.items()}
+
+
+def descend(optimizer: torch.optim.Optimizer, lr: float, gradients: tuple[Tensor, ...]) -> None:
+    """One step of the optimizer, given the gradient in each of its parameters."""
+    optimizer.param_groups[0]["lr"] = lr
+    for parameter, parameter_gradient in zip(optimizer.param_groups[0]["params"], gradients):
+        parameter.grad = parameter_gradient
     optimizer.step()
 
 
@@ -272,7 +272,6 @@ class ReplayBuffer:
         return {"rows": self.rows[: self.added].roll(-self.added, 0)}  # the oldest first
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.added = 0
         self.add(state["rows"][-len(self.rows) :].to(self.rows.device))
 
 
@@ -489,8 +488,7 @@ def check(args: Args, checkpoint: dict | None) -> None:
     for name in (*whole, "learning_starts", "seed", *real):
         least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    few = f"--total-timesteps {args.total_timesteps} leaves nothing after --learning-starts {args.learning_starts}"
-    require(args.total_timesteps > args.learning_starts, few)
+    require(args.total_timesteps > args.learning_starts, "--total-timesteps must be above --learning-starts")
     ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
     require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
@@ -516,8 +514,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     check(args, checkpoint)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))  # one: a fifth slower
     # float32 by oneDNN, up to twice as fast as MKL on AMD's processors; where "bf16" would round (AMX, ARM), left alone
-    rounds = args.bf16 or torch.cpu.get_capabilities().get("amx_tile", True)
-    torch.backends.mkldnn.matmul.fp32_precision = "none" if rounds else "bf16"
+    rounds = torch.cpu.get_capabilities().get("amx_tile", True)
+    torch.backends.mkldnn.matmul.fp32_precision = "none" if args.bf16 or rounds else "bf16"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
@@ -528,8 +526,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     trained = agent.critic.parameters(), agent.actor.parameters()
     critic_optimizer, actor_optimizer = (Adam(parameters, fused=True) for parameters in trained)
     buffer = ReplayBuffer(args.buffer_size, len(agent.obs_mean), len(agent.low), device)
-    losses = [torch.compile(loss) if args.compile else loss for loss in (critic_loss, actor_loss)]
+    losses = critic_loss, actor_loss
     critic_loss_of, actor_loss_of = map(torch.autocast(device.type, torch.bfloat16, enabled=args.bf16), losses)
+    grad_of = torch._dynamo.config.patch(trace_autograd_ops=True)(torch.compile(gradient)) if args.compile else gradient
     parts = {"agent": agent, "target": target, "critic_optimizer": critic_optimizer, "actor_optimizer": actor_optimizer}
     run = Run(args, envs, device, checkpoint, **parts, buffer=buffer)
     target_parameters, parameters = ([p.detach() for p in net.parameters()] for net in (target, agent))
@@ -549,17 +548,17 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             rows, ended = next(transitions)
             buffer.add(rows)
             step, episodes = step + len(rows), episodes + ended
-            if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
+            if args.norm_obs and (step - args.learning_starts) % 1000 < len(rows):  # every 1,000 steps
                 var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
                 agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up later
             while updates < args.updates_per_step * (step - args.learning_starts):
                 obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
-                x, next_x = agent.normalize(obs), agent.normalize(next_obs)
-                loss, metrics = critic_loss_of(agent, target, (x, action, reward, next_x, terminated), args.gamma)
-                descend(loss, critic_optimizer, args.q_lr)
+                batch = agent.normalize(obs), action, reward, agent.normalize(next_obs), terminated
+                gradients, metrics = grad_of(critic_loss_of, agent.critic, agent, target, batch, args.gamma)
+                descend(critic_optimizer, args.q_lr, gradients)
                 if updates % args.policy_frequency == 0:
-                    loss, actor_metrics = actor_loss_of(agent, x)
-                    descend(loss, actor_optimizer, args.policy_lr)
+                    gradients, actor_metrics = grad_of(actor_loss_of, agent.actor, agent, batch[0])
+                    descend(actor_optimizer, args.policy_lr, gradients)
                 torch._foreach_lerp_(target_parameters, parameters, args.tau)
                 run.count["updates"] = updates = updates + 1
         run.log(step - run.count["global_step"], episodes, {k: v.item() for k, v in (metrics | actor_metrics).items()})

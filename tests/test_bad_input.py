@@ -40,7 +40,7 @@ OWN = {
     "a2c": [(("--gae-lambda", -1), "--gae-lambda")],
     "ppo_kl": [(("--target-kl", -0.1), "--target-kl"), (("--kl-coef", "nan"), "--kl-coef")],
     "ddpg": [*REPLAY, (("--exploration-noise", -1), "--exploration-noise")],
-    "sac": [*REPLAY, (("--alpha", -1), "--alpha"), (("--alpha", 0), "--alpha")],
+    "sac": [*REPLAY, (("--alpha", -1), "--alpha")],
     "dagger": [
         (("--env-id", "Acrobot-v1"), "python ppo_clip.py --env-id Acrobot-v1 --run-dir expert && python dagger.py"),
         (("--expert", "nowhere"), "--expert nowhere"),
