@@ -171,10 +171,10 @@ class Float32(nn.Sequential):
             return super().forward(x.to(self[0].weight.dtype))
 
 
-def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
+def relu_mlp(inputs: int, outputs: int) -> nn.Sequential:
     """Two hidden layers of 256 ReLU units."""
-    relu, last = nn.ReLU(inplace=True), Float32(nn.Linear(256, num_outputs))
-    return nn.Sequential(nn.Linear(num_inputs, 256), relu, nn.Linear(256, 256), relu, last)
+    last = Float32(nn.Linear(256, outputs))
+    return nn.Sequential(nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), last)
 
 
 class Agent(nn.Module):
@@ -488,7 +488,8 @@ def check(args: Args, checkpoint: dict | None) -> None:
     for name in (*whole, "learning_starts", "seed", *real):
         least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    require(args.total_timesteps > args.learning_starts, "--total-timesteps must be above --learning-starts")
+    few = f"--total-timesteps {args.total_timesteps} leaves nothing after --learning-starts {args.learning_starts}"
+    require(args.total_timesteps > args.learning_starts, few)
     ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
     require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()

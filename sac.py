@@ -194,10 +194,9 @@ class TwinLinear(nn.Linear):
         return torch.baddbmm(self.bias, x.expand(2, -1, -1), self.weight)
 
 
-def relu_mlp_of(linear: type[nn.Linear], num_inputs: int, num_outputs: int) -> nn.Sequential:
+def relu_mlp_of(linear: type[nn.Linear], inputs: int, outputs: int) -> nn.Sequential:
     """Two hidden layers of 256 ReLU units."""
-    relu, last = nn.ReLU(inplace=True), Float32(linear(256, num_outputs))
-    return nn.Sequential(linear(num_inputs, 256), relu, linear(256, 256), relu, last)
+    return nn.Sequential(linear(inputs, 256), nn.ReLU(), linear(256, 256), nn.ReLU(), Float32(linear(256, outputs)))
 
 
 class Agent(nn.Module):
@@ -534,7 +533,8 @@ def check(args: Args, checkpoint: dict | None) -> None:
     for name in (*whole, "learning_starts", "seed", *real):
         least, value = int(name in whole), getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    require(args.total_timesteps > args.learning_starts, "--total-timesteps must be above --learning-starts")
+    few = f"--total-timesteps {args.total_timesteps} leaves nothing after --learning-starts {args.learning_starts}"
+    require(args.total_timesteps > args.learning_starts, few)
     ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
     require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
