@@ -44,8 +44,8 @@ What sets it apart from the on-policy scripts: the policy has no density. The gr
 action, so that a transition may come from any policy, and is used again and again until the buffer forgets it.
 
 The actor takes a step for every two of the critic, which costs a third less time an update than one for each.
-Observations are scaled by the mean and deviation of those in the buffer; Lillicrap et al. normalise every layer's input
-by those of the minibatch.
+Observations are scaled by the mean and deviation of the first, random steps; Lillicrap et al. normalise every layer's
+input by those of the minibatch.
 γ discounts inside Q alone, and s comes from the buffer, so from older policies: as everywhere in practice.
 The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4, and
 as much again while a checkpoint is written.
@@ -117,7 +117,7 @@ class Args:
     policy_frequency: int = 2
     """updates of the critic to one of the actor"""
     norm_obs: bool = True
-    """normalise observations by the mean and deviation of those in the buffer"""
+    """normalise observations by the mean and deviation of the first, random steps"""
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
@@ -549,7 +549,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             rows, ended = next(transitions)
             buffer.add(rows)
             step, episodes = step + len(rows), episodes + ended
-            if args.norm_obs and (step - args.learning_starts) % 1000 < len(rows):  # every 1,000 steps
+            if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
                 var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
                 agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up later
             while updates < args.updates_per_step * (step - args.learning_starts):
