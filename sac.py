@@ -104,7 +104,7 @@ class Args:
     """seed of the networks, the actions and the environments"""
     total_timesteps: int = 10_000
     """budget of environment steps, all environments together"""
-    policy_lr: float = 3e-4
+    policy_lr: float = 6e-4
     """Adam's step size for the actor"""
     q_lr: float = 1e-3
     """Adam's step size for the critics and for the temperature"""
