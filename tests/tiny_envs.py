@@ -33,12 +33,19 @@ class Timetable(gym.Env):
         return self._obs(), reward, over and how != "truncated", over and how != "terminated", {}
 
 
+def timetables(*ends, env_class=Timetable) -> gym.vector.SyncVectorEnv:
+    """One environment for each list of ends, in a vector environment that reuses its arrays."""
+    return gym.vector.SyncVectorEnv([lambda ends=e: env_class(ends) for e in ends], copy=False)
+
+
 class Identity(gym.Env):
     """Reward 1 for the right answer: the action that the observation names, or that equals it. Episodes of 10 steps."""
 
     def __init__(self, action_space, observation_space=None):
         self.action_space = action_space
-        self.num_inputs = int(action_space.n) if isinstance(action_space, Discrete) else action_space.shape[0]
+        self.num_inputs = (
+            int(action_space.n) if isinstance(action_space, Discrete) else action_space.shape[0]
+        )
         self.observation_space = observation_space or Box(-1, 1, (self.num_inputs,))
 
     def _obs(self):
@@ -108,7 +115,11 @@ class Trail(gym.Env):
     def step(self, action):
         self.steps += 1
         if self.height == 0:
-            self.height = 0 if action == (np.sin(1e4 * self.fork) > 0) else int(self.np_random.choice([-1, 1]))
+            self.height = (
+                0
+                if action == (np.sin(1e4 * self.fork) > 0)
+                else int(self.np_random.choice([-1, 1]))
+            )
         elif action == (2 if self.height > 0 else 3):
             self.height -= int(np.sign(self.height))
         else:

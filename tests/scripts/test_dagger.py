@@ -7,14 +7,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import having
 from gymnasium.spaces import Box, Discrete
-from test_rollout import timetable
-from test_run import checkpoint, scalars, summary
-from tiny_envs import BOX
 from torch.distributions import Categorical, Normal
 
 import dagger
+from helpers import modules_defining
+from run_folder import checkpoint, scalars, summary
+from tiny_envs import BOX, timetables
 
 ENDS = [(2, "terminated"), (3, "truncated")]
 
@@ -36,7 +35,7 @@ def oracle(obs):
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_every_visited_state_is_labelled_by_the_expert_whoever_acts(beta):
-    envs = timetable(ENDS, [(1, "both")])
+    envs = timetables(ENDS, [(1, "both")])
     obs, label, episodes, state = collect(envs, oracle, beta, 7, begin(envs))
     # environment 0: 2 steps, a reset, 3 steps, a reset; environment 1: a step and a reset, in turn
     visited = [[0, 0], [0, 0], [0, 1], [1, 0], [1, 0], [1, 1], [2, 0], [1, 2], [3, 0]]
@@ -44,7 +43,9 @@ def test_every_visited_state_is_labelled_by_the_expert_whoever_acts(beta):
     assert label.tolist() == oracle(obs.numpy()).tolist()
     assert sorted(episodes) == [(1.0, 1), (3.0, 2), (11.0, 1), (21.0, 1), (31.0, 1), (36.0, 3)]
 
-    more, *_ = collect(envs, oracle, beta, 3, state)  # what the last step led to is where it goes on
+    more, *_ = collect(
+        envs, oracle, beta, 3, state
+    )  # what the last step led to is where it goes on
     assert sorted(more.tolist()) == [[2, 0], [2, 1], [4, 0]]
 
 
@@ -57,7 +58,9 @@ def test_the_expert_acts_with_probability_beta(beta):
         agent.actor[-1].bias.copy_(torch.tensor([1e3, 0.0]))
     step = envs.step
     envs.step = lambda action: taken.append(action.copy()) or step(action)
-    _, label, *_ = collect(envs, lambda obs: np.ones(len(obs), dtype=np.int64), beta, 20, begin(envs), agent)
+    _, label, *_ = collect(
+        envs, lambda obs: np.ones(len(obs), dtype=np.int64), beta, 20, begin(envs), agent
+    )
     assert (label == 1).all()
     assert abs(np.mean(taken) - beta) < 4 * (beta * (1 - beta) / 4000) ** 0.5 + 1e-9
     if 0 < beta < 1:
@@ -92,7 +95,9 @@ def test_imitation_loss_equals_the_likelihood(action_space):
             differs += (out[i].argmax() != label[i] - 5).item() / 40
         else:
             in_units = torch.tensor([label[i, 0] / 2, label[i, 1] * 4 - 1], dtype=torch.float64)
-            expected -= (Normal(out[i], 1).log_prob(in_units) + np.log(2 * np.pi) / 2).sum().item() / 40
+            expected -= (
+                Normal(out[i], 1).log_prob(in_units) + np.log(2 * np.pi) / 2
+            ).sum().item() / 40
             assert out.abs().max() > 1
             differs += ((out[i].clamp(-1, 1) - in_units).abs() > 0.1).double().mean().item() / 40
     assert abs(loss.item() - expected) < 1e-6
@@ -121,7 +126,9 @@ def test_the_dataset_holds_one_label_for_each_step_and_grows_on(run, tmp_path, f
     assert len(data["obs"]) == len(data["label"]) == count["global_step"] >= 2000
     assert (data["label"] == dagger.balance(data["obs"])).all()
     logged = scalars(tmp_path / "r")
-    assert [value for _, value in logged["charts/labels"]] == [step for step, _ in logged["charts/labels"]]
+    assert [value for _, value in logged["charts/labels"]] == [
+        step for step, _ in logged["charts/labels"]
+    ]
     assert {value for _, value in logged["eval/expert_return"]} == {500.0}
     beta = [value for _, value in logged["charts/beta"]]
     if flags == ("--bc-only",):
@@ -134,7 +141,9 @@ def test_the_dataset_holds_one_label_for_each_step_and_grows_on(run, tmp_path, f
     assert run("dagger", *short, "--dataset", "r/dataset.npz", "--run-dir", "more").returncode == 0
     more, count = np.load(tmp_path / "more" / "dataset.npz"), checkpoint(tmp_path / "more")["count"]
     assert len(more["obs"]) == len(data["obs"]) + count["global_step"]
-    assert scalars(tmp_path / "more")["charts/beta"][0][1] == 1  # before its first fit the learner knows nothing
+    assert (
+        scalars(tmp_path / "more")["charts/beta"][0][1] == 1
+    )  # before its first fit the learner knows nothing
     assert (more["obs"][: len(data["obs"])] == data["obs"]).all()
 
     assert run("dagger", "--resume", "r", "--total-timesteps", 3000).returncode == 0
@@ -151,17 +160,28 @@ def test_the_scripted_experts(env_id, at_least):
     assert returns.mean() >= at_least
 
 
-@pytest.mark.parametrize("module", having("gae"))
+@pytest.mark.parametrize("module", modules_defining("gae"))
 def test_a_policy_of_another_script_is_the_expert(module, run, tmp_path):
     """With its own observation statistics: the expert's return is the one its script has measured."""
     script = module.__name__
     assert run(script, "--total-timesteps", 20_000, "--run-dir", "expert").returncode == 0
     for expert in ("expert", "expert/policy.pt"):
-        done = run("dagger", "--expert", expert, "--total-timesteps", 2000, "--run-dir", f"of {expert[-2:]}")
+        done = run(
+            "dagger",
+            "--expert",
+            expert,
+            "--total-timesteps",
+            2000,
+            "--run-dir",
+            f"of {expert[-2:]}",
+        )
         assert done.returncode == 0, done.stderr
         measured = scalars(tmp_path / f"of {expert[-2:]}")["eval/expert_return"][0][1]
         assert abs(measured - summary(tmp_path / "expert")["eval_return_mean"]) < 1e-3
-    data, policy = np.load(tmp_path / "of rt" / "dataset.npz"), dagger.load_policy(tmp_path / "expert" / "policy.pt")
+    data, policy = (
+        np.load(tmp_path / "of rt" / "dataset.npz"),
+        dagger.load_policy(tmp_path / "expert" / "policy.pt"),
+    )
     assert (policy(data["obs"]) == data["label"]).all()
 
 
@@ -170,14 +190,18 @@ def test_dagger_beats_cloning_where_cloning_must_fail(tmp_path, monkeypatch):
 
     def guide(obs):
         height = obs[:, 1].round()
-        return np.where(height == 0, (np.sin(1e4 * obs[:, 0]) > 0).astype(np.int64), np.where(height > 0, 2, 3))
+        return np.where(
+            height == 0, (np.sin(1e4 * obs[:, 0]) > 0).astype(np.int64), np.where(height > 0, 2, 3)
+        )
 
     monkeypatch.setitem(dagger.SCRIPTED, "tiny_envs:Trail-v0", guide)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
     returns = {}
     for bc_only in (False, True):
         flags = {"total_timesteps": 4000, "num_envs": 8, "num_updates": 50, "bc_only": bc_only}
-        dagger.train(dagger.Args(env_id="tiny_envs:Trail-v0", run_dir=str(tmp_path / f"{bc_only}"), **flags))
+        dagger.train(
+            dagger.Args(env_id="tiny_envs:Trail-v0", run_dir=str(tmp_path / f"{bc_only}"), **flags)
+        )
         returns[bc_only] = summary(tmp_path / f"{bc_only}")["eval_return_mean"]
     assert scalars(tmp_path / "True")["eval/expert_return"][0][1] == 50
     assert returns[False] > 45 and returns[True] < 20

@@ -38,7 +38,9 @@ def trajectories(indices) -> Trajectories:
 def probabilities(agent) -> torch.Tensor:
     """p(τ) of each of PATHS, differentiable."""
     policy = agent.actor(torch.eye(3)).softmax(-1)
-    return torch.stack([torch.stack([policy[s, a] for s, a in path]).prod() / len(path) for path in PATHS])
+    return torch.stack(
+        [torch.stack([policy[s, a] for s, a in path]).prod() / len(path) for path in PATHS]
+    )
 
 
 def value(agent) -> torch.Tensor:
@@ -54,26 +56,42 @@ BEST = torch.tensor([-1.0, 2.0, 0.5])  # a baseline
 
 
 def weights(data: Trajectories, critic: torch.Tensor) -> dict:
-    return estimators.weights(data, 2, {"fitted": data.x @ critic, "own": data.x @ WRONG}, data.x @ BEST)
+    return estimators.weights(
+        data, 2, {"fitted": data.x @ critic, "own": data.x @ WRONG}, data.x @ BEST
+    )
 
 
 def by_autograd(agent, data: Trajectories, weight: torch.Tensor, size: int) -> torch.Tensor:
     """The estimates (G, P), by reinforce_baseline.py's own loss."""
     found = []
     for columns in torch.arange(data.x.shape[1]).split(size):
-        parts = (data.x[:, columns], data.action[:, columns], weight[:, columns], data.valid[:, columns])
+        parts = (
+            data.x[:, columns],
+            data.action[:, columns],
+            weight[:, columns],
+            data.valid[:, columns],
+        )
         loss, _ = reinforce_baseline.reinforce_loss(agent, *parts)
-        found.append(torch.cat([-g.flatten() for g in torch.autograd.grad(loss, [*agent.actor.parameters()])]))
+        found.append(
+            torch.cat(
+                [-g.flatten() for g in torch.autograd.grad(loss, [*agent.actor.parameters()])]
+            )
+        )
     return torch.stack(found)
 
 
 @pytest.fixture(scope="module")
 def exact(agent):
     """∇J; and of each pair of trajectories its probability (25,) and its estimates (25, P), by name."""
-    p, returns = probabilities(agent), torch.tensor([sum(REWARD[s][a] for s, a in path) for path in PATHS])
+    p, returns = (
+        probabilities(agent),
+        torch.tensor([sum(REWARD[s][a] for s, a in path) for path in PATHS]),
+    )
     grads = torch.autograd.grad((p * returns).sum(), [*agent.actor.parameters()])
     data = trajectories([i for pair in itertools.product(range(5), repeat=2) for i in pair])
-    estimates = {k: by_autograd(agent, data, w, 2) for k, w in weights(data, value(agent) + 1).items()}
+    estimates = {
+        k: by_autograd(agent, data, w, 2) for k, w in weights(data, value(agent) + 1).items()
+    }
     estimates["R − b*"] = estimates["R"] - 2.5 * estimates.pop("score")
     return torch.cat([g.flatten() for g in grads]), torch.outer(p, p).flatten().detach(), estimates
 
@@ -90,7 +108,9 @@ class TestExpectations:
     def test_a_mean_that_includes_the_trajectory_shrinks_the_gradient(self, exact):
         gradient, p, estimates = exact
         shrunk = p @ estimates["G − mean of all"]
-        assert 0.2 < float(shrunk @ gradient / gradient.square().sum()) < 0.8  # 1 − 1/N, and less where one runs alone
+        assert (
+            0.2 < float(shrunk @ gradient / gradient.square().sum()) < 0.8
+        )  # 1 − 1/N, and less where one runs alone
 
     def test_bootstrapping_is_biased_if_and_only_if_the_critic_is_wrong(self, agent, exact):
         gradient, p, estimates = exact
@@ -105,10 +125,18 @@ class TestExpectations:
 class TestMoments:
     def test_are_those_of_autograd(self, agent):
         rng = np.random.default_rng(1)
-        blocks = [(data, weights(data, value(agent))) for data in map(trajectories, rng.integers(0, 5, (3, 8)))]
-        b = torch.randn(sum(p.numel() for p in agent.actor.parameters()), generator=torch.Generator().manual_seed(0))
+        blocks = [
+            (data, weights(data, value(agent)))
+            for data in map(trajectories, rng.integers(0, 5, (3, 8)))
+        ]
+        b = torch.randn(
+            sum(p.numel() for p in agent.actor.parameters()),
+            generator=torch.Generator().manual_seed(0),
+        )
         variance, gram = estimators.moments(agent, blocks, 2, b)
-        found = {k: torch.cat([by_autograd(agent, d, w[k], 2) for d, w in blocks]) for k in blocks[0][1]}
+        found = {
+            k: torch.cat([by_autograd(agent, d, w[k], 2) for d, w in blocks]) for k in blocks[0][1]
+        }
         found["R − b*"] = found["R"] - b * found.pop("score")
         assert variance.keys() == gram.keys() == found.keys() >= ROWS.keys()
         for name, g in found.items():
@@ -124,7 +152,9 @@ class TestMoments:
         variance, gram = estimators.moments(agent, blocks, 2, torch.tensor(2.5))
         for name, g in estimates.items():
             mean = p @ g
-            assert variance[name] == pytest.approx(float(p @ g.square().sum(1) - mean.square().sum()), rel=0.1)
+            assert variance[name] == pytest.approx(
+                float(p @ g.square().sum(1) - mean.square().sum()), rel=0.1
+            )
             if name != REFERENCE:
                 bias = float((mean - gradient).square().sum())
                 noise = 4 * np.sqrt(bias * gram[name].trace()) / 20 + 4 * gram[name].trace() / 400
@@ -134,7 +164,9 @@ class TestMoments:
         for name in ("G − mean of all", "own λ=0"):
             assert estimators.flip_test([gram[name]]) < 0.001
         norm = float(gradient.square().sum())
-        deviation = float((p @ (estimates[REFERENCE] @ gradient).square() - norm**2).sqrt())  # of ĝ along ∇J
+        deviation = float(
+            (p @ (estimates[REFERENCE] @ gradient).square() - norm**2).sqrt()
+        )  # of ĝ along ∇J
         found = estimators.squared_mean(gram[REFERENCE])
         assert found == pytest.approx(norm, abs=3 * 2 * deviation / 2000**0.5)  # of 2000 batches
 
@@ -149,14 +181,18 @@ class TestFlipTest:
     def test_finds_a_bias_at_its_level_where_there_is_none(self, monkeypatch):
         monkeypatch.setattr(estimators, "FLIPS", 400)
         rng = np.random.default_rng(0)
-        found = [estimators.flip_test([self.gram(rng, 0), self.gram(rng, 0)]) < 0.1 for _ in range(400)]
+        found = [
+            estimators.flip_test([self.gram(rng, 0), self.gram(rng, 0)]) < 0.1 for _ in range(400)
+        ]
         assert 0.06 < np.mean(found) < 0.14  # 0.1 ± 0.015
 
     def test_the_squared_mean_is_unbiased(self):
         rng = np.random.default_rng(0)
         grams = [self.gram(rng, self.MEAN) for _ in range(20_000)]
         assert np.mean([estimators.squared_mean(g) for g in grams]) == pytest.approx(0.16, abs=0.02)
-        assert np.mean([estimators.excess(self.gram(rng, 0)) for _ in range(2000)]) == pytest.approx(1, abs=0.1)
+        assert np.mean(
+            [estimators.excess(self.gram(rng, 0)) for _ in range(2000)]
+        ) == pytest.approx(1, abs=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +206,9 @@ def fitted(agent):
 class TestBaselines:
     def test_the_one_for_each_parameter_is_the_vertex_of_the_variance(self, fitted):
         data, parts, b, _ = fitted
-        low, middle, high = ((parts["score"] * (data.to_go[0, :, None] - at)).square().mean(0) for at in (-1, 0, 1))
+        low, middle, high = (
+            (parts["score"] * (data.to_go[0, :, None] - at)).square().mean(0) for at in (-1, 0, 1)
+        )
         vertex = (low - high) / 2 / (low - 2 * middle + high)  # of the parabola through the three
         used = middle > 1e-6
         torch.testing.assert_close(b[used], vertex[used], rtol=1e-2, atol=1e-2)
@@ -179,13 +217,17 @@ class TestBaselines:
         data, parts, _, w = fitted
 
         def mean_square(w):
-            return float(by_autograd(agent, data, data.to_go - data.x @ w, 1).square().sum(1).mean())
+            return float(
+                by_autograd(agent, data, data.to_go - data.x @ w, 1).square().sum(1).mean()
+            )
 
         least = mean_square(w)
         for direction in torch.eye(3):
             below, above = mean_square(w - 0.3 * direction), mean_square(w + 0.3 * direction)
             assert min(below, above) > least
-            assert above - least == pytest.approx(below - least, rel=1e-2)  # the vertex, not only near it
+            assert above - least == pytest.approx(
+                below - least, rel=1e-2
+            )  # the vertex, not only near it
 
     def test_v_is_the_mean_return_of_each_state(self, agent):
         torch.manual_seed(0)
@@ -213,22 +255,36 @@ class TestWeights:
                 others = [k for k in range(m // 3 * 3, m // 3 * 3 + 3) if k != m and lengths[k] > t]
                 mean = sum(float(reward[t:, k].sum()) for k in others) / max(len(others), 1)
                 of_all = (sum(r[t:]) + mean * len(others)) / (1 + len(others))
-                expected = {"R": sum(r), "G": sum(r[t:]), "G − b*(s)": sum(r[t:]) - v[t], "score": 1}
+                expected = {
+                    "R": sum(r),
+                    "G": sum(r[t:]),
+                    "G − b*(s)": sum(r[t:]) - v[t],
+                    "score": 1,
+                }
                 expected |= {"G − mean": sum(r[t:]) - mean, "G − mean of all": sum(r[t:]) - of_all}
                 for critic in CRITICS:
                     expected |= {f"{critic} n={n}": n_step[n] for n in (5, 20)}
                     expected |= {f"{critic} λ=0": n_step[1], f"{critic} λ=1": sum(r[t:]) - v[t]}
-                    for lam in (0.5, 0.9, 0.95, 0.99):  # (1 − λ) Σ_n λ^(n−1) Â^(n), Â^(n) being Â^(30) from n = 30 on
+                    for lam in (
+                        0.5,
+                        0.9,
+                        0.95,
+                        0.99,
+                    ):  # (1 − λ) Σ_n λ^(n−1) Â^(n), Â^(n) being Â^(30) from n = 30 on
                         mixed = sum((1 - lam) * lam ** (n - 1) * n_step[n] for n in range(1, 30))
                         expected[f"{critic} λ={lam:g}"] = mixed + lam**29 * n_step[30]
-                assert {k: float(w[t, m]) for k, w in found.items()} == pytest.approx(expected, abs=1e-4)
+                assert {k: float(w[t, m]) for k, w in found.items()} == pytest.approx(
+                    expected, abs=1e-4
+                )
 
 
 def test_half_trained_is_the_agent_of_a_run_that_was_stopped(monkeypatch):
     monkeypatch.setattr(estimators, "HALF_WAY", 1)
     agent = estimators.half_trained(3)
     episodes = Trajectories.sample(agent, 200, 0)
-    assert 7 * 16 * 9 < int(agent.obs_stats.count) < 7 * 16 * 100  # as soon as there were 100 episodes, of 16 at a time
+    assert (
+        7 * 16 * 9 < int(agent.obs_stats.count) < 7 * 16 * 100
+    )  # as soon as there were 100 episodes, of 16 at a time
     assert 9 < float(episodes.to_go[0].mean()) < 60 and episodes.to_go.max() <= 100
 
 
@@ -241,9 +297,20 @@ def test_the_pictures_and_tables_have_all_of_them(monkeypatch):
     estimators.measure.cache_clear()
     (left, _), tables = (result := estimators.c2(None))[0].axes, result[1]
     estimators.measure.cache_clear()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.splitlines() if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in tables.splitlines()
+        if line.startswith("|")
+    ]
     assert [row[0] for row in cells[2:]] == [label for label, _ in ROWS.values()]
-    assert [text.get_text() for text in left.get_yticklabels()] == [label for label, _ in ROWS.values()]
-    assert cells[2][3].startswith("100.0") and cells[8][4].startswith("1.00")  # relative to themselves
-    assert len([line for line in estimators.c3(None)[1].splitlines() if line.startswith("|")]) == 2 + 16
+    assert [text.get_text() for text in left.get_yticklabels()] == [
+        label for label, _ in ROWS.values()
+    ]
+    assert cells[2][3].startswith("100.0") and cells[8][4].startswith(
+        "1.00"
+    )  # relative to themselves
+    assert (
+        len([line for line in estimators.c3(None)[1].splitlines() if line.startswith("|")])
+        == 2 + 16
+    )
     estimators.measure.cache_clear()

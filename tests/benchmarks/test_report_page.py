@@ -11,18 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from playwright.sync_api import sync_playwright
-from test_benchmarks import config, line, write_log
 
 from benchmarks.compare import compare, figure
 from benchmarks.plots import COLOURS
+from helpers import ROOT
+from made_up_logs import run_config, straight_line, write_log
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-DRAWN = "() => window.Bokeh?.documents[0]?.is_idle && document.querySelector('#improvements tbody td')"
+DRAWN = (
+    "() => window.Bokeh?.documents[0]?.is_idle && document.querySelector('#improvements tbody td')"
+)
 HOSTILE = '"><img src=x onerror=alert(1)></script>{{ 7 * 7 }}$x@y'
 """an algorithm's and an environment's name"""
 
@@ -32,17 +34,31 @@ def report(tmp_path_factory) -> Path:
     """A report's folder: ppo_clip and a2c in two environments, and somebody's who means no good."""
     runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("report")
     machine = {"processor": "abacus", "cores": 2, "system": "Linux"}
-    job = {"complete": True, "env_id": "CartPole-v1", "algorithm": "ppo_clip", "threshold": 300, "commit": "c" * 40}
+    job = {
+        "complete": True,
+        "env_id": "CartPole-v1",
+        "algorithm": "ppo_clip",
+        "threshold": 300,
+        "commit": "c" * 40,
+    }
     job |= {"versions": {"torch": "2"}, "machine": machine, "workers": 2}
     job |= {"start": "2026-01-02T03:04:05+00:00", "end": "2026-01-02T04:05:06+00:00"}
     for seed in (1, 2, 3):
-        manifest = job | {"seed": seed, "command": ["python", "ppo_clip.py", "--flag", f"a & b < {seed}"]}
-        write_log(runs / f"ppo{seed}", line(0.3 + 0.08 * seed), manifest=manifest)
-        write_log(runs / f"Acrobot-v1__ppo_clip__{seed}__1", line(-0.1 - 0.05 * seed))
+        manifest = job | {
+            "seed": seed,
+            "command": ["python", "ppo_clip.py", "--flag", f"a & b < {seed}"],
+        }
+        write_log(runs / f"ppo{seed}", straight_line(0.3 + 0.08 * seed), manifest=manifest)
+        write_log(runs / f"Acrobot-v1__ppo_clip__{seed}__1", straight_line(-0.1 - 0.05 * seed))
     for seed, end in ((1, 1000), (2, 800)):
-        write_log(runs / f"CartPole-v1__a2c__{seed}__1", line(0.05 * seed, end))
-        write_log(runs / f"Acrobot-v1__a2c__{seed}__1", line(-0.4 - 0.05 * seed))
-    write_log(runs / "hostile", line(1), config=config(HOSTILE, HOSTILE, 1), summary={"eval_return_mean": 1})
+        write_log(runs / f"CartPole-v1__a2c__{seed}__1", straight_line(0.05 * seed, end))
+        write_log(runs / f"Acrobot-v1__a2c__{seed}__1", straight_line(-0.4 - 0.05 * seed))
+    write_log(
+        runs / "hostile",
+        straight_line(1),
+        config=run_config(HOSTILE, HOSTILE, 1),
+        summary={"eval_return_mean": 1},
+    )
     words = [sys.executable, "-m", "benchmarks", "compare", runs, "--out", out, "--html"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -69,7 +85,12 @@ def opened(browser):
         page.on("request", lambda request: requests.append(request.url))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text) if said.type in ("error", "warning") else None
+            ),
+        )
         page.goto(path.as_uri())
         page.wait_for_function(DRAWN)
         return page
@@ -90,7 +111,8 @@ def column(page, table: str, head: str) -> list[str]:
     """The cells under a head, from above."""
     number = page.locator(f"#{table} thead th").all_inner_texts().index(head) + 1
     return [
-        text.replace("\xa0", " ") for text in page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()
+        text.replace("\xa0", " ")
+        for text in page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()
     ]
 
 
@@ -106,7 +128,8 @@ def pixels(locator, colour: str, alpha: float = 1) -> np.ndarray:
 def panels(page) -> list:
     """The curves' panels of CartPole-v1 and Acrobot-v1."""
     return [
-        page.locator("figure", has=page.get_by_text(env_id, exact=True)) for env_id in ("CartPole-v1", "Acrobot-v1")
+        page.locator("figure", has=page.get_by_text(env_id, exact=True))
+        for env_id in ("CartPole-v1", "Acrobot-v1")
     ]
 
 
@@ -132,7 +155,9 @@ def test_it_reads_as_a_page(report, opened, width):
 def test_names_from_files_are_only_text(report, opened):
     page = opened(report / "report.html")
     assert page.locator("img").count() == 0
-    assert HOSTILE in column(page, "results", "algorithm") and HOSTILE in column(page, "results", "environment")
+    assert HOSTILE in column(page, "results", "algorithm") and HOSTILE in column(
+        page, "results", "environment"
+    )
     assert HOSTILE in page.locator("#improvements thead th").all_inner_texts()
     assert (
         page.locator(".controls label", has_text=HOSTILE).count()
@@ -150,17 +175,31 @@ def test_the_table_is_that_of_the_csv_and_a_click_on_a_head_sorts(report, opened
     page, rows = opened(report / "report.html"), read_csv(report / "table.csv")
     for head in ("final return", "IQM", "area"):
         assert column(page, "results", head) == [figure(float(row[head])) for row in rows]
-    intervals = [f"{figure(float(row['low']))} to {figure(float(row['high']))}" if row["low"] else "–" for row in rows]
+    intervals = [
+        f"{figure(float(row['low']))} to {figure(float(row['high']))}" if row["low"] else "–"
+        for row in rows
+    ]
     assert column(page, "results", "95 % interval") == intervals
     cells = [f"{figure(float(row['IQM']))} ({ends})" for row, ends in zip(rows, intervals)]
-    assert column(page, "finals", "CartPole-v1") == ["", *cells[-2:]] and rows[-1]["environment"] == "CartPole-v1"
+    assert (
+        column(page, "finals", "CartPole-v1") == ["", *cells[-2:]]
+        and rows[-1]["environment"] == "CartPole-v1"
+    )
 
     known = {(row["environment"], row["algorithm"]): row for row in rows}
-    for head in ("IQM", "steps", "steps to"):  # negative numbers, 1 k beside 800, a dash where it is never reached
+    for head in (
+        "IQM",
+        "steps",
+        "steps to",
+    ):  # negative numbers, 1 k beside 800, a dash where it is never reached
         for order, said in ((1, "ascending"), (-1, "descending")):
             page.locator("#results th", has_text=re.compile(f"^{head}$")).click()
-            page.locator(f"#results th[aria-sort={said}]", has_text=re.compile(f"^{head}$")).wait_for()
-            names = zip(column(page, "results", "environment"), column(page, "results", "algorithm"))
+            page.locator(
+                f"#results th[aria-sort={said}]", has_text=re.compile(f"^{head}$")
+            ).wait_for()
+            names = zip(
+                column(page, "results", "environment"), column(page, "results", "algorithm")
+            )
             values = [float(known[name][head] or "inf") for name in names]
             assert values == sorted(values)[::order] != sorted(values)[::-order], (head, order)
 
@@ -173,7 +212,9 @@ def test_the_legend_shows_and_hides_an_algorithm_in_every_environment(report, op
         """Of each environment, whether the curve and the interval of ppo_clip are seen, and the curve of a2c."""
         page.mouse.move(0, 0)
         colours = (COLOURS["ppo_clip"], 1), (COLOURS["ppo_clip"], 0.18), (COLOURS["a2c"], 1)
-        return [tuple(len(pixels(panel, *colour)) > 50 for colour in colours) for panel in panels(page)]
+        return [
+            tuple(len(pixels(panel, *colour)) > 50 for colour in colours) for panel in panels(page)
+        ]
 
     assert drawn() == [(True, True, True)] * 2
     entry.click()
@@ -184,7 +225,9 @@ def test_the_legend_shows_and_hides_an_algorithm_in_every_environment(report, op
     assert drawn() == [(True, True, True)] * 2
 
 
-@pytest.mark.parametrize("x, label, end", [("steps", "environment steps", 1000), ("seconds", "wall-clock seconds", 10)])
+@pytest.mark.parametrize(
+    "x, label, end", [("steps", "environment steps", 1000), ("seconds", "wall-clock seconds", 10)]
+)
 def test_a_curve_is_read_off_under_the_pointer(report, opened, x, label, end):
     page = opened(report / "report.html")
     page.get_by_text(label).click()
@@ -198,7 +241,9 @@ def test_a_curve_is_read_off_under_the_pointer(report, opened, x, label, end):
     found = re.search(r"ppo_clip\s+IQM (.*) 95 % interval (.*) to (.*)\s+(\d+) steps (.*) s", said)
     shown = dict(zip(("iqm", "low", "high", "step", "seconds"), map(float, found.groups())))
     rows = [
-        r for r in read_csv(report / "curves.csv") if (r["environment"], r["algorithm"]) == ("CartPole-v1", "ppo_clip")
+        r
+        for r in read_csv(report / "curves.csv")
+        if (r["environment"], r["algorithm"]) == ("CartPole-v1", "ppo_clip")
     ]
     [row] = [row for row in rows if abs(float(row["step"]) - shown["step"]) < 1]
     for name, number in shown.items():
@@ -209,8 +254,14 @@ def test_two_hundred_runs_fit_and_open_fast(opened, tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.stats.RESAMPLES", 50)
     monkeypatch.setattr("benchmarks.compare.pictures", lambda *_: None)
     rng, steps = np.random.default_rng(0), range(1000, 100_001, 1000)
-    for env_id, algorithm in itertools.product([f"Env{i}-v0" for i in range(10)], list(COLOURS)[:5]):
-        points = [f"{env_id}__x__{s},{step},{rng.normal(step, 5000)},{step / 500}" for s in range(4) for step in steps]
+    for env_id, algorithm in itertools.product(
+        [f"Env{i}-v0" for i in range(10)], list(COLOURS)[:5]
+    ):
+        points = [
+            f"{env_id}__x__{s},{step},{rng.normal(step, 5000)},{step / 500}"
+            for s in range(4)
+            for step in steps
+        ]
         text = "\n".join(["run,step,episodic_return,seconds", *points, ""])
         (tmp_path / f"{algorithm}-{env_id}.csv").write_text(text)
     compare((tmp_path,), None, None, tmp_path / "report", html=True)

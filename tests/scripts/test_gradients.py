@@ -10,16 +10,20 @@ import math
 
 import pytest
 import torch
-from conftest import having
 from gymnasium.spaces import Box, Discrete
 
 import a2c
 import ppo_clip
 import ppo_kl
 import reinforce_baseline
+from helpers import modules_defining
 
 REWARD = torch.tensor([[6.0, 4.0], [7.0, 3.0], [5.0, 8.0]], dtype=torch.float64)  # [state, action]
-NEXT = {(0, 0): {1: 0.5, 2: 0.5}, (0, 1): {None: 0.3, 2: 0.7}, **{(s, a): {None: 1.0} for s in (1, 2) for a in (0, 1)}}
+NEXT = {
+    (0, 0): {1: 0.5, 2: 0.5},
+    (0, 1): {None: 0.3, 2: 0.7},
+    **{(s, a): {None: 1.0} for s in (1, 2) for a in (0, 1)},
+}
 STATES = torch.eye(3, dtype=torch.float64)
 
 
@@ -51,7 +55,9 @@ def log_policy(agent):
 
 def probabilities(log_pi):
     """p(τ) of ALL under a policy given as log π (3, 2)."""
-    return torch.stack([p * sum(log_pi[s, a] for s, a in zip(states, actions)).exp() for p, states, actions in ALL])
+    return torch.stack(
+        [p * sum(log_pi[s, a] for s, a in zip(states, actions)).exp() for p, states, actions in ALL]
+    )
 
 
 RETURNS = torch.stack([REWARD[states, actions].sum() for _, states, actions in ALL])
@@ -85,7 +91,11 @@ def batch_of(*taken):
     states, actions = torch.zeros(2, 2, len(taken), dtype=torch.long)
     valid = torch.zeros(2, len(taken), dtype=torch.bool)
     for n, (_, s, a) in enumerate(taken):
-        states[: len(s), n], actions[: len(s), n], valid[: len(s), n] = torch.tensor(s), torch.tensor(a), True
+        states[: len(s), n], actions[: len(s), n], valid[: len(s), n] = (
+            torch.tensor(s),
+            torch.tensor(a),
+            True,
+        )
     return states, actions, REWARD[states, actions] * valid, valid
 
 
@@ -116,7 +126,9 @@ def weights(module, agent, kind, states, actions, reward, valid, gamma):
         "total - value": lambda: (to_go - v[states])[:1].expand_as(to_go),
         "to-go - mean": lambda: to_go - module.mean_baseline(to_go, valid),
         "total - mean": lambda: (to_go - module.mean_baseline(to_go, valid))[:1].expand_as(to_go),
-        "total - mean with itself": lambda: (to_go - to_go.mean(1, keepdim=True))[:1].expand_as(to_go),
+        "total - mean with itself": lambda: (to_go - to_go.mean(1, keepdim=True))[:1].expand_as(
+            to_go
+        ),
     }[kind]()
 
 
@@ -126,21 +138,25 @@ def reinforce_moments(module, kind, size=1, gamma=1.0, factor=1.0):
     def estimate(*taken):
         states, actions, reward, valid = batch_of(*taken)
         weight = factor * weights(module, agent, kind, states, actions, reward, valid, gamma)
-        return gradient(module.reinforce_loss(agent, STATES[states], actions, weight, valid)[0], agent)
+        return gradient(
+            module.reinforce_loss(agent, STATES[states], actions, weight, valid)[0], agent
+        )
 
     return *moments(agent, estimate, size), exact_gradient(agent)
 
 
-@pytest.mark.parametrize("module", having("reinforce_loss"))
+@pytest.mark.parametrize("module", modules_defining("reinforce_loss"))
 @pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("kind", ["total", "to-go", "q", "to-go - any value", "to-go - value", "total - value"])
+@pytest.mark.parametrize(
+    "kind", ["total", "to-go", "q", "to-go - any value", "to-go - value", "total - value"]
+)
 def test_the_estimate_is_unbiased(module, kind, size):
     mean, _, exact = reinforce_moments(module, kind, size)
     torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)
     assert exact.norm() > 0.1
 
 
-@pytest.mark.parametrize("module", having("reinforce_loss"))
+@pytest.mark.parametrize("module", modules_defining("reinforce_loss"))
 def test_with_gamma_below_1_only_the_whole_return_is_unbiased_for_the_discounted_objective(module):
     """Its expectation is that of γ^t G_t; the reward-to-go without γ^t, as practice has it, is another direction."""
     discount = torch.tensor([[1.0], [0.9]], dtype=torch.float64)
@@ -173,14 +189,21 @@ def test_causality_and_baselines_lower_the_variance():
     for kind in ("total", "to-go", "to-go - value", "q"):
         assert abs(variance[kind, 2] / variance[kind, 1] - 1 / 2) < 1e-9  # of the mean of two
     assert variance["q", 2] < variance["to-go", 2]  # the rewards' own randomness is averaged out
-    assert 2 * variance["to-go - value", 2] < variance["to-go - mean", 2] < variance["to-go", 2] < variance["total", 2]
+    assert (
+        2 * variance["to-go - value", 2]
+        < variance["to-go - mean", 2]
+        < variance["to-go", 2]
+        < variance["total", 2]
+    )
     assert variance["to-go - mean", 2] < variance["total - mean", 2] < variance["total", 2]
 
 
-@pytest.mark.parametrize("module", having("reinforce_loss"))
+@pytest.mark.parametrize("module", modules_defining("reinforce_loss"))
 def test_with_every_weight_1_it_is_behavioural_cloning_of_its_own_actions(module):
     agent, (states, actions, _, valid) = make_agent(module), batch_of(*ALL)
-    loss, _ = module.reinforce_loss(agent, STATES[states], actions, torch.ones_like(valid).double(), valid)
+    loss, _ = module.reinforce_loss(
+        agent, STATES[states], actions, torch.ones_like(valid).double(), valid
+    )
     logits = agent.actor(STATES[states[valid]])
     cloning = torch.nn.functional.cross_entropy(logits, actions[valid], reduction="sum") / len(ALL)
     torch.testing.assert_close(loss, cloning)
@@ -208,7 +231,9 @@ def test_lambda_trades_bias_for_variance():
     bias, variance = {}, {}
     for lam in (0.0, 0.5, 1.0):
         mean, variance[lam], exact = a2c_moments(lam, true_value)
-        torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)  # with V^π every λ is unbiased
+        torch.testing.assert_close(
+            mean, exact, rtol=1e-10, atol=1e-10
+        )  # with V^π every λ is unbiased
         bias[lam] = float((a2c_moments(lam, VALUE)[0] - exact).norm() / exact.norm())
     assert variance[0.0] < variance[0.5] < variance[1.0]
     assert bias[0.0] > bias[0.5] > 0.1 and bias[1.0] < 1e-10
@@ -234,8 +259,12 @@ def test_the_performance_difference_lemma_and_the_kl_bound(seed, size):
     new_log_pi = (log_pi + size * torch.randn(3, 2)).log_softmax(-1)
     difference = objective(new_log_pi) - objective(log_pi)
     q, v = action_values(log_pi)
-    advantages = torch.stack([(q - v[:, None])[states, actions].sum() for _, states, actions in ALL])
-    torch.testing.assert_close(difference, (probabilities(new_log_pi) * advantages).sum())  # the lemma
+    advantages = torch.stack(
+        [(q - v[:, None])[states, actions].sum() for _, states, actions in ALL]
+    )
+    torch.testing.assert_close(
+        difference, (probabilities(new_log_pi) * advantages).sum()
+    )  # the lemma
 
     # Only the second step's states are distributed otherwise, by at most 2 E[TV] in L1 norm, and TV ≤ √(KL/2).
     error = (difference - surrogate_of(log_pi, new_log_pi)).abs()

@@ -1,31 +1,46 @@
 """What keeps the scripts one family: each stands alone, shared blocks are one text, every equation tag resolves."""
 
 import ast
-import difflib
 import io
 import re
 import shutil
 import tokenize
 
 import pytest
-from conftest import ROOT, SCRIPTS, short
 
-TEXTS = {script: (ROOT / f"{script}.py").read_text() for script in SCRIPTS}
+from helpers import ROOT, SCRIPTS, short_run_flags
+from readability import LADDER, TEXTS, changed_lines, code
+
 # Names that may differ from script to script, and a block that differs in one script for a reason.
 OWN = {"Args", "train", "check"}
 EXCEPTIONS = {
     ("reinforce", "Agent", "has no critic"): ("", ".__init__"),
-    ("dagger", "Agent", "its statistics are its dataset's"): ("", ".__init__", ".normalize", ".export"),
-    ("ddpg", "Agent", "Box actions alone, a tanh"): ("", ".__init__", ".normalize", ".act", ".to_env", ".export"),
-    ("sac", "Agent", "likewise, two critics"): ("", ".__init__", ".normalize", ".sample", ".q", ".to_env", ".export"),
+    ("dagger", "Agent", "its statistics are its dataset's"): (
+        "",
+        ".__init__",
+        ".normalize",
+        ".export",
+    ),
+    ("ddpg", "Agent", "Box actions alone, a tanh"): (
+        "",
+        ".__init__",
+        ".normalize",
+        ".act",
+        ".to_env",
+        ".export",
+    ),
+    ("sac", "Agent", "likewise, two critics"): (
+        "",
+        ".__init__",
+        ".normalize",
+        ".sample",
+        ".q",
+        ".to_env",
+        ".export",
+    ),
 }
-EXCEPTIONS = {(script, name + part) for (script, name, _), parts in EXCEPTIONS.items() for part in parts}
-LADDER = {  # lines that a rung may change
-    ("reinforce", "reinforce_baseline"): 50,
-    ("reinforce_baseline", "a2c"): 80 + 29,  # the rest is what makes it data parallel
-    ("a2c", "ppo_clip"): 60,
-    ("ppo_clip", "ppo_kl"): 40,
-    ("ddpg", "sac"): 90,
+EXCEPTIONS = {
+    (script, name + part) for (script, name, _), parts in EXCEPTIONS.items() for part in parts
 }
 
 
@@ -43,7 +58,9 @@ def pieces(text: str) -> dict[str, str]:
         for method in node.body if isinstance(node, ast.ClassDef) else []:
             if isinstance(method, ast.FunctionDef):
                 found[f"{node.name}.{method.name}"] = source(method)
-                found[node.name] = found[node.name].replace(source(method), f"    def {method.name}")
+                found[node.name] = found[node.name].replace(
+                    source(method), f"    def {method.name}"
+                )
     return found
 
 
@@ -69,32 +86,11 @@ def test_the_exceptions_are_needed():
         assert pieces(TEXTS[script])[name] not in shared[name]
 
 
-def code(script: str) -> list[str]:
-    """A script's lines of code: no docstrings, `Args`, comments, blanks."""
-    text, dropped = TEXTS[script], set()
-    for node in ast.walk(tree := ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            dropped |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
-    [args] = [node for node in tree.body if getattr(node, "name", "") == "Args"]
-    dropped |= {*range(args.lineno - 1, args.end_lineno + 1)}
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type not in skipped]
-    kept = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - dropped
-    return [text.splitlines()[line - 1] for line in sorted(kept)]
-
-
 def test_a_script_has_at_most_320_lines_of_code(script):
-    data_parallel = 29 * (script in ("a2c", "ppo_clip", "ppo_kl"))  # which every other script is without
+    data_parallel = 29 * (
+        script in ("a2c", "ppo_clip", "ppo_kl")
+    )  # which every other script is without
     assert 200 < len(code(script)) - data_parallel <= (300 if script == "dagger" else 320)
-
-
-def changed_lines() -> dict[tuple[str, str], int]:
-    """Lines that differ from each rung of the ladder to the next, a line replaced by another counted once."""
-    changed = {}
-    for lower, upper in LADDER:
-        opcodes = difflib.SequenceMatcher(None, code(lower), code(upper), autojunk=False).get_opcodes()
-        changed[lower, upper] = sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in opcodes if tag != "equal")
-    return changed
 
 
 def test_each_rung_of_the_ladder_changes_little():
@@ -115,7 +111,7 @@ def test_a_copied_script_runs_alone(script, run, tmp_path):
     copy = tmp_path / "elsewhere" / "mine.py"
     copy.parent.mkdir()
     shutil.copy(ROOT / f"{script}.py", copy)
-    done = run(script, *short(script), path=copy, cwd=copy.parent, PYTHONPATH="")
+    done = run(script, *short_run_flags(script), path=copy, cwd=copy.parent, PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     assert [path.name.split("__")[1] for path in (copy.parent / "runs").iterdir()] == ["mine"]
 
@@ -133,12 +129,16 @@ def test_the_inline_metadata_names_every_package(script):
 def test_every_argument_is_documented(script):
     [args] = [node for node in ast.parse(TEXTS[script]).body if getattr(node, "name", "") == "Args"]
     for field, doc in zip(args.body[::2], args.body[1::2], strict=True):
-        assert isinstance(field, ast.AnnAssign) and isinstance(doc.value.value, str), field.target.id
+        assert isinstance(field, ast.AnnAssign) and isinstance(doc.value.value, str), (
+            field.target.id
+        )
 
 
 def lectured() -> list[tuple[str, str]]:
     """(tag, script:function) of every place that LECTURES.md names."""
-    rows = re.findall(r"^\| \[([a-z-]+)\] \|.*\| ([^|]*) \|$", (ROOT / "LECTURES.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| \[([a-z-]+)\] \|.*\| ([^|]*) \|$", (ROOT / "LECTURES.md").read_text(), re.M
+    )
     return [(tag, place) for tag, places in rows for place in re.findall(r"`([^`]+)`", places)]
 
 

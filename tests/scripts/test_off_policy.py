@@ -8,19 +8,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import having, short
 from gymnasium.spaces import Box
-from test_run import checkpoint, scalars, summary
-from tiny_envs import BOX, Timetable
 from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 import ddpg
 import sac
+from helpers import modules_defining, short_run_flags
+from run_folder import checkpoint, scalars, summary
+from tiny_envs import BOX, Timetable
 
 f64 = torch.float64
-both = pytest.mark.parametrize("module", having("ReplayBuffer"))
+both = pytest.mark.parametrize("module", modules_defining("ReplayBuffer"))
 
 
 def networks(module):
@@ -68,9 +68,14 @@ def test_ddpgs_losses_equal_a_loop():
         y = r + (0 if terminated else 0.9 * forward(target.critic, np.concatenate([s2, a2])))
         values.append(forward(agent.critic, np.concatenate([s, a])).item())
         critic_loss += (values[-1] - y.item()) ** 2 / 9
-        actor_loss -= forward(agent.critic, np.concatenate([s, np.tanh(forward(agent.actor, s))])).item() / 9
+        actor_loss -= (
+            forward(agent.critic, np.concatenate([s, np.tanh(forward(agent.actor, s))])).item() / 9
+        )
     loss, metrics = ddpg.critic_loss(agent, target, batch, 0.9)
-    assert abs(loss.item() - critic_loss) < 1e-12 and abs(metrics["losses/qf_values"].item() - np.mean(values)) < 1e-12
+    assert (
+        abs(loss.item() - critic_loss) < 1e-12
+        and abs(metrics["losses/qf_values"].item() - np.mean(values)) < 1e-12
+    )
     assert abs(ddpg.actor_loss(agent, batch[0])[0].item() - actor_loss) < 1e-12
 
 
@@ -84,7 +89,9 @@ def test_the_deterministic_policy_gradient_by_hand():
         a = action.detach().requires_grad_()
         [dq_da] = torch.autograd.grad(agent.q(s, a).sum(), a)
         for i in range(2):
-            for total, d in zip(by_hand, torch.autograd.grad(action[i], parameters, retain_graph=True)):
+            for total, d in zip(
+                by_hand, torch.autograd.grad(action[i], parameters, retain_graph=True)
+            ):
                 total += d * dq_da[i] / len(obs)
     loss, _ = ddpg.actor_loss(agent, obs)
     for gradient, expected in zip(torch.autograd.grad(-loss, parameters), by_hand):
@@ -103,24 +110,34 @@ def test_sacs_losses_equal_a_loop(monkeypatch):
         std = np.exp(-5 + (2 + 5) * (np.tanh(log_std) + 1) / 2)
         normal = Independent(Normal(torch.tensor(mean), torch.tensor(std)), 1)
         action = torch.tensor(np.tanh(mean + std * eps))
-        return action.numpy(), TransformedDistribution(normal, [TanhTransform()]).log_prob(action).item()
+        return action.numpy(), TransformedDistribution(normal, [TanhTransform()]).log_prob(
+            action
+        ).item()
 
     critic_loss = actor_loss = entropy = 0.0
     for s, a, r, s2, terminated, eps in zip(*(column.numpy() for column in batch), noise.numpy()):
         a2, log_prob = policy(s2, eps)
         next_value = (
-            min(forward(target.critic, np.concatenate([s2, a2]), twin).item() for twin in (0, 1)) - 0.3 * log_prob
+            min(forward(target.critic, np.concatenate([s2, a2]), twin).item() for twin in (0, 1))
+            - 0.3 * log_prob
         )
         y = r.item() + (0 if terminated else 0.9 * next_value)
         inputs = np.concatenate([s, a])
-        critic_loss += sum((forward(agent.critic, inputs, twin).item() - y) ** 2 for twin in (0, 1)) / 9
+        critic_loss += (
+            sum((forward(agent.critic, inputs, twin).item() - y) ** 2 for twin in (0, 1)) / 9
+        )
         a, log_prob = policy(s, eps)
         inputs = np.concatenate([s, a])
-        actor_loss += (0.3 * log_prob - min(forward(agent.critic, inputs, twin).item() for twin in (0, 1))) / 9
+        actor_loss += (
+            0.3 * log_prob - min(forward(agent.critic, inputs, twin).item() for twin in (0, 1))
+        ) / 9
         entropy -= log_prob / 9
     assert abs(sac.soft_critic_loss(agent, target, batch, 0.9)[0].item() - critic_loss) < 1e-6
     loss, metrics = sac.soft_actor_loss(agent, batch[0])
-    assert abs(loss.item() - actor_loss) < 1e-6 and abs(metrics["losses/entropy"].item() - entropy) < 1e-6
+    assert (
+        abs(loss.item() - actor_loss) < 1e-6
+        and abs(metrics["losses/entropy"].item() - entropy) < 1e-6
+    )
 
 
 def test_twin_layers_are_two_linear_layers_with_the_usual_initial_weights():
@@ -138,7 +155,9 @@ def test_twin_layers_are_two_linear_layers_with_the_usual_initial_weights():
 def test_the_tanh_gaussians_density_integrates_to_one(mean, log_std):
     """Over the action, by the trapezoidal rule on a grid that is even in the noise."""
     noise = torch.linspace(-8, 8, 20_001, dtype=f64)[:, None]
-    action, log_prob = sac.tanh_gaussian(torch.tensor([mean], dtype=f64), torch.tensor([log_std], dtype=f64), noise)
+    action, log_prob = sac.tanh_gaussian(
+        torch.tensor([mean], dtype=f64), torch.tensor([log_std], dtype=f64), noise
+    )
     inside = action[:, 0].abs() < 1 - 1e-13  # beyond it float64 cannot tell actions apart
     assert abs(torch.trapezoid(log_prob.exp()[inside, 0], action[inside, 0]).item() - 1) < 1e-4
 
@@ -150,18 +169,24 @@ def test_the_change_of_variables_numerically(u):
     noise = (torch.tensor([u], dtype=f64) - mean) / log_std.exp()
     _, log_prob = sac.tanh_gaussian(mean, log_std, noise)
     slope = (np.tanh(u + 1e-5) - np.tanh(u - 1e-5)) / 2e-5
-    expected = Normal(mean, log_std.exp()).log_prob(torch.tensor(u, dtype=f64)).item() - np.log(slope)
+    expected = Normal(mean, log_std.exp()).log_prob(torch.tensor(u, dtype=f64)).item() - np.log(
+        slope
+    )
     assert abs(log_prob.item() - expected) < 1e-4
 
 
 @pytest.mark.parametrize("u", [-300.0, -40.0, 40.0, 300.0])
 def test_far_in_the_tails_the_density_is_finite_and_right_in_float32(u):
     """There log(1 − tanh²(u)) = 2 log 2 − 2 |u|; computed from tanh it would be −∞."""
-    action, log_prob = sac.tanh_gaussian(torch.tensor([u]), torch.tensor([0.0]), torch.tensor([0.5]))
+    action, log_prob = sac.tanh_gaussian(
+        torch.tensor([u]), torch.tensor([0.0]), torch.tensor([0.5])
+    )
     expected = -(0.5**2) / 2 - np.log(2 * np.pi) / 2 - (2 * np.log(2) - 2 * abs(u + 0.5))
     assert action.item() == np.sign(u) and abs(log_prob.item() / expected - 1) < 1e-5
     mean = torch.tensor([u], requires_grad=True)
-    [gradient] = torch.autograd.grad(sac.tanh_gaussian(mean, torch.tensor([0.0]), torch.tensor([0.5]))[1], mean)
+    [gradient] = torch.autograd.grad(
+        sac.tanh_gaussian(mean, torch.tensor([0.0]), torch.tensor([0.5]))[1], mean
+    )
     assert abs(gradient.item() - 2 * np.sign(u)) < 1e-5
 
 
@@ -196,13 +221,19 @@ def test_the_temperature_falls_while_the_entropy_is_above_its_target():
 def test_what_does_not_vary_in_the_random_steps_is_not_blown_up(module, tmp_path, monkeypatch):
     """Nor do the targets remember how they came about: a graph that grew with every update would fill the memory."""
     lerp, targets = torch._foreach_lerp_, []
-    monkeypatch.setattr(torch, "_foreach_lerp_", lambda tensors, *rest: targets.append(tensors) or lerp(tensors, *rest))
+    monkeypatch.setattr(
+        torch,
+        "_foreach_lerp_",
+        lambda tensors, *rest: targets.append(tensors) or lerp(tensors, *rest),
+    )
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
     flags = {"total_timesteps": 60, "learning_starts": 50, "batch_size": 8, "eval_episodes": 1}
     module.train(module.Args(env_id="tiny_envs:Blind-v0", run_dir=str(tmp_path / "r"), **flags))
     agent = checkpoint(tmp_path / "r")["agent"]
     assert agent["obs_mean"].tolist() == [1, 1] and agent["obs_std"].tolist() == [1, 1]
-    assert len(targets) == 10 and not any(tensor.requires_grad for tensors in targets for tensor in tensors)
+    assert len(targets) == 10 and not any(
+        tensor.requires_grad for tensors in targets for tensor in tensors
+    )
 
 
 @both
@@ -230,11 +261,19 @@ class TestReplayBuffer:
         buffer.add(rows(100, 200, 300))
         torch.manual_seed(0)
         columns = buffer.sample(1000)
-        assert [tuple(column.shape) for column in columns] == [(1000, 3), (1000, 2), (1000, 1), (1000, 3), (1000, 1)]
+        assert [tuple(column.shape) for column in columns] == [
+            (1000, 3),
+            (1000, 2),
+            (1000, 1),
+            (1000, 3),
+            (1000, 1),
+        ]
         drawn = torch.cat(columns, -1)
         assert (drawn == drawn[:, :1] + torch.arange(10)).all()
         counts = drawn[:, 0].unique(return_counts=True)
-        assert counts[0].tolist() == [100, 200, 300] and counts[1].min() > 270  # never the empty rest
+        assert (
+            counts[0].tolist() == [100, 200, 300] and counts[1].min() > 270
+        )  # never the empty rest
 
     def test_the_oldest_rows_are_replaced(self, module):
         buffer = self.buffer(module)
@@ -249,14 +288,18 @@ class TestReplayBuffer:
         for n in range(added):
             buffer.add(rows(n))
         state = buffer.state_dict()
-        assert state["rows"][:, 0].tolist() == list(range(max(0, added - 5), added))  # the oldest first
+        assert state["rows"][:, 0].tolist() == list(
+            range(max(0, added - 5), added)
+        )  # the oldest first
         assert state["rows"].untyped_storage().nbytes() == min(added, 5) * 10 * 4
         restored, larger, smaller = (self.buffer(module, capacity) for capacity in (5, 9, 2))
         for other in (restored, larger, smaller):
             other.load_state_dict(copy.deepcopy(state))
             other.add(rows(77))
         buffer.add(rows(77))
-        assert sorted(restored.rows[: restored.added, 0].tolist()) == sorted(buffer.rows[: buffer.added, 0].tolist())
+        assert sorted(restored.rows[: restored.added, 0].tolist()) == sorted(
+            buffer.rows[: buffer.added, 0].tolist()
+        )
         assert larger.rows[: larger.added, 0].tolist() == [*state["rows"][:, 0].tolist(), 77]
         assert sorted(smaller.rows[:, 0].tolist()) == [added - 1, 77]
 
@@ -284,14 +327,18 @@ def test_every_transition_of_environments_that_end_at_different_times(module):
         found += new.tolist()
         episodes += ended
     wanted = []
-    for env, lengths in enumerate([((2, "terminated"), (3, "truncated"), (1, "both")), ((4, "truncated"), (4, ""))]):
+    for env, lengths in enumerate(
+        [((2, "terminated"), (3, "truncated"), (1, "both")), ((4, "truncated"), (4, ""))]
+    ):
         t = 0
         for episode, (length, how) in enumerate(lengths):
             for k in range(length):
                 if t < 9:
                     terminated = k == length - 1 and how in ("terminated", "both")
                     reward = 10 * episode + k + 1
-                    wanted.append([episode, k, *actions[t][env].tolist(), reward, episode, k + 1, terminated])
+                    wanted.append(
+                        [episode, k, *actions[t][env].tolist(), reward, episode, k + 1, terminated]
+                    )
                 t += 1
             t += 1  # the reset
     np.testing.assert_allclose(sorted(found), sorted(wanted), rtol=1e-6)
@@ -299,7 +346,9 @@ def test_every_transition_of_environments_that_end_at_different_times(module):
 
 
 @both
-def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimension(module, run, tmp_path):
+def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimension(
+    module, run, tmp_path
+):
     flags = (
         "--num-envs",
         8,
@@ -311,11 +360,20 @@ def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimen
         0.05,
     )
     script = module.__name__
-    assert run(script, *flags, "--total-timesteps", 1600, "--run-dir", "r", "--eval-episodes", 2).returncode == 0
+    assert (
+        run(
+            script, *flags, "--total-timesteps", 1600, "--run-dir", "r", "--eval-episodes", 2
+        ).returncode
+        == 0
+    )
     stored = checkpoint(tmp_path / "r")["buffer"]["rows"]
     obs, action = stored[:, :2], stored[:, 2:4]
     first, later = action[:792], action[800:]
-    assert abs(first.mean()) < 0.1 and abs(first.std() / (1 / 3) ** 0.5 - 1) < 0.05 and first.abs().max() <= 1
+    assert (
+        abs(first.mean()) < 0.1
+        and abs(first.std() / (1 / 3) ** 0.5 - 1) < 0.05
+        and first.abs().max() <= 1
+    )
     assert later.abs().max() <= 1 and len({tuple(pair) for pair in later.tolist()}) == len(later)
     assert len({tuple(pair) for pair in first.tolist()}) == len(first)
     if script == "ddpg":
@@ -328,14 +386,19 @@ def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimen
 
 @both
 @pytest.mark.parametrize("per_step, num_envs", [(1, 1), (0.5, 3), (2, 4)])
-def test_updates_are_counted_per_step_of_every_environment(module, run, tmp_path, per_step, num_envs):
+def test_updates_are_counted_per_step_of_every_environment(
+    module, run, tmp_path, per_step, num_envs
+):
     flags = ("--updates-per-step", per_step, "--num-envs", num_envs, "--total-timesteps", 600)
     script = module.__name__
-    assert run(script, *short(script), *flags, "--run-dir", "r").returncode == 0
+    assert run(script, *short_run_flags(script), *flags, "--run-dir", "r").returncode == 0
     result, state = summary(tmp_path / "r"), checkpoint(tmp_path / "r")
     assert 600 <= result["global_step"] < 600 + num_envs
     assert result["updates"] == np.ceil(per_step * (result["global_step"] - 200))
-    taken = {name: state[name]["state"][0]["step"].item() for name in ("critic_optimizer", "actor_optimizer")}
+    taken = {
+        name: state[name]["state"][0]["step"].item()
+        for name in ("critic_optimizer", "actor_optimizer")
+    }
     of_actor = np.ceil(result["updates"] / module.Args().policy_frequency)
     assert taken == {"critic_optimizer": result["updates"], "actor_optimizer": of_actor}
     assert len(state["buffer"]["rows"]) == result["global_step"]
@@ -345,7 +408,7 @@ def test_updates_are_counted_per_step_of_every_environment(module, run, tmp_path
 def test_the_targets_follow_in_closed_form(module, run, tmp_path):
     """With step sizes of zero the networks stand still, and after k updates the targets are θ + (1 − τ)^k (θ̄₀ − θ)."""
     script, networks = module.__name__, {"sac": "critic"}.get(module.__name__, "")
-    flags = (*short(script), "--policy-lr", 0, "--q-lr", 0, "--tau", 0.01)
+    flags = (*short_run_flags(script), "--policy-lr", 0, "--q-lr", 0, "--tau", 0.01)
     assert run(script, *flags, "--total-timesteps", 300, "--run-dir", "r").returncode == 0
     state = checkpoint(tmp_path / "r")
     torch.manual_seed(0)
@@ -364,18 +427,23 @@ def test_the_targets_follow_in_closed_form(module, run, tmp_path):
 def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(module, run, tmp_path):
     """And not with random actions: what was stored stays in front, every part of the checkpoint goes on."""
     script = module.__name__
-    assert run(script, *short(script), "--run-dir", "r").returncode == 0
+    assert run(script, *short_run_flags(script), "--run-dir", "r").returncode == 0
     before = checkpoint(tmp_path / "r")
     shutil.copytree(tmp_path / "r", tmp_path / "still")
     zero = ("--policy-lr", 0, "--q-lr", 0, "--tau", 0)
     assert run(script, "--resume", "still", "--total-timesteps", 1300, *zero).returncode == 0
     after = checkpoint(tmp_path / "still")
     assert torch.equal(after["buffer"]["rows"][:1200], before["buffer"]["rows"])
-    assert len(after["buffer"]["rows"]) == 1300 and after["count"]["updates"] == before["count"]["updates"] + 100
+    assert (
+        len(after["buffer"]["rows"]) == 1300
+        and after["count"]["updates"] == before["count"]["updates"] + 100
+    )
     for part in ("agent", "target"):
         assert all(torch.equal(tensor, after[part][name]) for name, tensor in before[part].items())
     moments = [state["critic_optimizer"]["state"][0] for state in (before, after)]
-    assert moments[1]["step"] == moments[0]["step"] + 100 and not torch.equal(*(m["exp_avg"] for m in moments))
+    assert moments[1]["step"] == moments[0]["step"] + 100 and not torch.equal(
+        *(m["exp_avg"] for m in moments)
+    )
     if script == "ddpg":
         agent = module.Agent(Box(-1, 1, (3,)), Box(-2, 2, (1,)))
         agent.load_state_dict(after["agent"])
@@ -383,19 +451,40 @@ def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(module, ru
         assert (action - agent.act(agent.normalize(obs))).std() < 0.2  # uniformly random: 0.6
     if script == "sac":
         assert before["agent"]["log_alpha"] != 0
-        assert after["alpha_optimizer"]["state"][0]["step"] > before["alpha_optimizer"]["state"][0]["step"] > 0
+        assert (
+            after["alpha_optimizer"]["state"][0]["step"]
+            > before["alpha_optimizer"]["state"][0]["step"]
+            > 0
+        )
 
 
 @both
 @pytest.mark.parametrize(
-    "random, total, rows", [(200, 1190, 200), (200, 1210, 1200), (50, 1190, 1050), (250, 400, 250), (50, 400, 0)]
+    "random, total, rows",
+    [(200, 1190, 200), (200, 1210, 1200), (50, 1190, 1050), (250, 400, 250), (50, 400, 0)],
 )
-def test_the_observation_statistics_are_those_of_the_buffer(module, run, tmp_path, random, total, rows):
+def test_the_observation_statistics_are_those_of_the_buffer(
+    module, run, tmp_path, random, total, rows
+):
     """When the random steps end, and in sac.py every 1,000 steps after it; or, here with 0 rows, none."""
     rows = min(rows, random) if module is ddpg else rows
-    flags = ("--learning-starts", random, "--total-timesteps", total, "--num-envs", 1, "--updates-per-step", 0.02)
+    flags = (
+        "--learning-starts",
+        random,
+        "--total-timesteps",
+        total,
+        "--num-envs",
+        1,
+        "--updates-per-step",
+        0.02,
+    )
     flag = "--norm-obs" if rows else "--no-norm-obs"
-    assert run(module.__name__, *short(module.__name__), *flags, flag, "--run-dir", "r").returncode == 0
+    assert (
+        run(
+            module.__name__, *short_run_flags(module.__name__), *flags, flag, "--run-dir", "r"
+        ).returncode
+        == 0
+    )
     state = checkpoint(tmp_path / "r")
     obs = state["buffer"]["rows"][:rows, :3]
     expected = (obs.mean(0), obs.std(0, correction=0)) if rows else (torch.zeros(3), torch.ones(3))
@@ -404,8 +493,11 @@ def test_the_observation_statistics_are_those_of_the_buffer(module, run, tmp_pat
 
 
 def test_a_fixed_temperature_stays_fixed(run, tmp_path):
-    for name, flags in (("fixed", ("--no-autotune", "--alpha", 0.37)), ("tuned", ("--alpha", 0.37))):
-        assert run("sac", *short("sac"), *flags, "--run-dir", name).returncode == 0
+    for name, flags in (
+        ("fixed", ("--no-autotune", "--alpha", 0.37)),
+        ("tuned", ("--alpha", 0.37)),
+    ):
+        assert run("sac", *short_run_flags("sac"), *flags, "--run-dir", name).returncode == 0
         values = {round(value, 6) for _, value in scalars(tmp_path / name)["losses/alpha"]}
         assert values == {0.37} if name == "fixed" else len(values) > 3
 
@@ -434,7 +526,9 @@ def test_the_flag_bf16_changes_the_losses_and_not_by_much(module, run, tmp_path)
     found = []
     for name, flags in (("float32", ()), ("bfloat16", ("--bf16",))):
         budget = ("--total-timesteps", 300, "--run-dir", name)
-        assert run(module.__name__, *short(module.__name__), *budget, *flags).returncode == 0
+        assert (
+            run(module.__name__, *short_run_flags(module.__name__), *budget, *flags).returncode == 0
+        )
         found.append(scalars(tmp_path / name)["losses/qf_loss"][0][1])
     assert found[0] != found[1] and abs(found[1] / found[0] - 1) < 0.1
 
@@ -443,7 +537,13 @@ def test_the_flag_bf16_changes_the_losses_and_not_by_much(module, run, tmp_path)
 def test_without_bf16_products_have_all_of_float32s_digits(module, tmp_path, monkeypatch):
     """oneDNN is given leave to round to bfloat16 where it does not; on this processor too, it must not."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
-    flags = {"total_timesteps": 40, "learning_starts": 20, "batch_size": 8, "eval_episodes": 1, "cuda": False}
+    flags = {
+        "total_timesteps": 40,
+        "learning_starts": 20,
+        "batch_size": 8,
+        "eval_episodes": 1,
+        "cuda": False,
+    }
     module.train(module.Args(run_dir=str(tmp_path / "r"), **flags))
     torch.manual_seed(0)
     a, b = torch.randn(2, 256, 256)
@@ -465,7 +565,9 @@ def test_bf16_is_close_to_float32(module):
             torch.manual_seed(2)
             rough_loss_of = torch.autocast("cpu", torch.bfloat16, enabled=enabled)(loss_of)
             gradients, metrics = module.gradient(rough_loss_of, net, *given)
-            found.append((next(iter(metrics.values())), torch.cat([g.flatten() for g in gradients])))
+            found.append(
+                (next(iter(metrics.values())), torch.cat([g.flatten() for g in gradients]))
+            )
         (loss, gradient), (rough_loss, rough_gradient) = found
         assert rough_loss.dtype == rough_gradient.dtype == torch.float32
         assert loss != rough_loss and abs(rough_loss - loss) < 0.02 * (1 + abs(loss))

@@ -34,41 +34,71 @@ def advantages(reward, value, terminated, truncated, gamma, lam):
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
     logged, log = [], ppo_kl.Run.log
-    monkeypatch.setattr(ppo_kl.Run, "log", lambda self, *args: (logged.append(args[-1]["losses/kl"]), log(self, *args)))
+    monkeypatch.setattr(
+        ppo_kl.Run,
+        "log",
+        lambda self, *args: (logged.append(args[-1]["losses/kl"]), log(self, *args)),
+    )
     flags = {"env_id": env_id, "num_envs": 8, "num_steps": 32, "seed": 3}
-    records = step_size.record(ppo_kl, total_timesteps=4 * 256, update_epochs=4, learning_rate=1e-2, **flags)
+    records = step_size.record(
+        ppo_kl, total_timesteps=4 * 256, update_epochs=4, learning_rate=1e-2, **flags
+    )
     (before, rollout), (after, _) = records[2:4]
     found = step_size.along(before, rollout, after, np.array([0, 1]), 2, ppo_clip.Args(**flags))
-    assert found["KL"][0] == 0 and found["KL"][1] == pytest.approx(logged[2], rel=1e-4) and logged[2] > 0.001
+    assert (
+        found["KL"][0] == 0
+        and found["KL"][1] == pytest.approx(logged[2], rel=1e-4)
+        and logged[2] > 0.001
+    )
 
-    obs, action, reward, terminated, truncated, valid, *_ = (column.numpy() for column in rollout[:-1])
+    obs, action, reward, terminated, truncated, valid, *_ = (
+        column.numpy() for column in rollout[:-1]
+    )
     envs = ppo_clip.make_envs(env_id, 1)
     agent = ppo_clip.Agent(envs.single_observation_space, envs.single_action_space)
     reward = reward / np.sqrt(after["return_stats.var"].item() + 1e-8)
-    x = torch.tensor((obs - before["obs_stats.mean"].numpy()) / np.sqrt(before["obs_stats.var"].numpy() + 1e-8))
+    x = torch.tensor(
+        (obs - before["obs_stats.mean"].numpy()) / np.sqrt(before["obs_stats.var"].numpy() + 1e-8)
+    )
     agent.load_state_dict(before)
-    advantage = advantages(reward, agent.critic(x).detach().numpy(), terminated, truncated, 0.99, 0.95)[valid]
+    advantage = advantages(
+        reward, agent.critic(x).detach().numpy(), terminated, truncated, 0.99, 0.95
+    )[valid]
     probability = []
     for state in (before, after):
         agent.load_state_dict(state)
         out = agent.actor(x[:-1]).detach().numpy()
         if agent.discrete:
-            probability.append(np.take_along_axis(softmax(out), action[..., None], -1)[..., 0][valid])
+            probability.append(
+                np.take_along_axis(softmax(out), action[..., None], -1)[..., 0][valid]
+            )
         else:
             sigma = np.exp(state["log_std"].numpy())
-            probability.append((np.exp(-(((action - out) / sigma) ** 2) / 2) / sigma).prod(-1)[valid])
+            probability.append(
+                (np.exp(-(((action - out) / sigma) ** 2) / 2) / sigma).prod(-1)[valid]
+            )
     ratio = probability[1] / probability[0]
     clipped = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
     assert ratio.max() > 1.2
     for name, end in (("surrogate", ratio * advantage), ("clipped surrogate", clipped)):
-        np.testing.assert_allclose(found[name], [advantage.mean(), end.mean()], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(
+            found[name], [advantage.mean(), end.mean()], rtol=1e-3, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("script", [ppo_clip, ppo_kl])
 def test_update_is_what_training_does(script):
     """Of a training's first update, whose optimiser is new; with one minibatch, so that their order is no matter."""
-    flags = {"env_id": "Pendulum-v1", "num_envs": 8, "num_steps": 16, "num_minibatches": 1, "learning_rate": 1e-2}
-    (before, rollout), (after, _) = step_size.record(script, total_timesteps=256, anneal_lr=False, **flags)
+    flags = {
+        "env_id": "Pendulum-v1",
+        "num_envs": 8,
+        "num_steps": 16,
+        "num_minibatches": 1,
+        "learning_rate": 1e-2,
+    }
+    (before, rollout), (after, _) = step_size.record(
+        script, total_timesteps=256, anneal_lr=False, **flags
+    )
     again = step_size.update(script, before, rollout, anneal_lr=False, seed=7, **flags)
     assert (after["actor.0.weight"] - before["actor.0.weight"]).abs().max() > 0.02
     for name in after:
@@ -99,7 +129,10 @@ def test_overshoots(tmp_path):
 
 def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
     """Cell i's seeds end with returns 10 i + 1 and 10 i + 3, after a higher one; their KLs are 0.02 and 0.03."""
-    names, cells = list(step_size.METHODS), [*(f"lr-{lr}" for lr in step_size.STEP_SIZES), "epochs-1"]
+    names, cells = (
+        list(step_size.METHODS),
+        [*(f"lr-{lr}" for lr in step_size.STEP_SIZES), "epochs-1"],
+    )
     monkeypatch.setattr(step_size, "EPOCHS", {1: "epochs-1", 10: "lr-3e-3"})
     for i, (cell, method) in enumerate((cell, method) for cell in cells for method in names):
         for seed in (1, 2):
@@ -111,7 +144,12 @@ def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
                     writer.add_scalar(step_size.KL_TAGS[method], 0.01 + 0.01 * seed, step)
             (folder / "summary.json").write_text(json.dumps({"seed": seed}))
     curve = np.arange(len(step_size.XS), dtype=float)
-    line = {"return": -((curve - 4) ** 2), "surrogate": curve, "clipped surrogate": -curve, "KL": curve}
+    line = {
+        "return": -((curve - 4) ** 2),
+        "surrogate": curve,
+        "clipped surrogate": -curve,
+        "KL": curve,
+    }
     monkeypatch.setattr(step_size, "lines", lambda seed: dict.fromkeys(names, line))
 
     figure, tables = step_size.c4(tmp_path)
@@ -124,11 +162,19 @@ def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
         for table in tables.split("\n\n")[1::2]
     )
     for at, method in enumerate(names):
-        (bars,) = [bars for bars in figure.axes[0].containers if bars.get_label() == step_size.METHODS[method]]
-        np.testing.assert_allclose(bars.lines[0].get_ydata(), [10 * (3 * cell + at) + 2 for cell in range(5)])
+        (bars,) = [
+            bars
+            for bars in figure.axes[0].containers
+            if bars.get_label() == step_size.METHODS[method]
+        ]
+        np.testing.assert_allclose(
+            bars.lines[0].get_ydata(), [10 * (3 * cell + at) + 2 for cell in range(5)]
+        )
         final = 10 * (3 + at) + 2
         assert finals["1e-3", "10"][at] == f"{final:.1f} ({final - 1:.1f} to {final + 1:.1f})"
-        assert lost["1e-3", "10"][at] == f"{400 - final:.1f} ({399 - final:.1f} to {401 - final:.1f})"
+        assert (
+            lost["1e-3", "10"][at] == f"{400 - final:.1f} ({399 - final:.1f} to {401 - final:.1f})"
+        )
     assert over["1e-3", "10"] == ["100.0 (100.0 to 100.0)", "50.0 (0.00 to 100.0)"] * 3
     peak = f"{step_size.XS[4]:.2f}"
     assert along["clip", "return"][0] == "−16.0 (−16.0 to −16.0)"

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import OFF_POLICY, SCRIPTS, on
+
+from helpers import OFF_POLICY, SCRIPTS, environment_flags
 
 
 @pytest.mark.parametrize("env_id", ["tiny_envs:IdentityDiscrete-v0", "tiny_envs:IdentityBox-v0"])
@@ -13,9 +14,11 @@ def test_the_identity(script, run, tmp_path, env_id):
         pytest.skip("Box actions only")
     at_least = 9.9 if "Discrete" in env_id else 7 if script.startswith("reinforce") else 8
     budget = (
-        ("--total-timesteps", 2000, "--learning-starts", 500) if script in OFF_POLICY else ("--total-timesteps", 30_000)
+        ("--total-timesteps", 2000, "--learning-starts", 500)
+        if script in OFF_POLICY
+        else ("--total-timesteps", 30_000)
     )
-    done = run(script, *on(script, env_id, tmp_path), *budget, "--run-dir", "r")
+    done = run(script, *environment_flags(script, env_id, tmp_path), *budget, "--run-dir", "r")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["eval_return_mean"] >= at_least
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, environment
+
+from helpers import ROOT, process_environment
 
 DATA_PARALLEL = ("a2c", "ppo_clip", "ppo_kl")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -24,7 +25,9 @@ script.train(*script.parse_args())
 
 def torchrun(path, *flags, cwd) -> subprocess.CompletedProcess:
     command = [*TORCHRUN, str(path), *map(str, flags)]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env=process_environment(), capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture
@@ -42,19 +45,32 @@ def driver(tmp_path):
 def moments(run_dir) -> torch.Tensor:
     """Adam's running mean of the gradients: after one step a tenth of the gradient."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True)
-    return torch.cat([entry["exp_avg"].flatten() for entry in checkpoint["optimizer"]["state"].values()])
+    return torch.cat(
+        [entry["exp_avg"].flatten() for entry in checkpoint["optimizer"]["state"].values()]
+    )
 
 
 @pytest.mark.parametrize(
     "script, num_envs, num_steps, num_minibatches",
     [("a2c", 6, 7, 1), ("ppo_clip", 6, 7, 2), ("ppo_clip", 2, 3, 6), ("ppo_kl", 6, 7, 2)],
 )
-def test_two_ranks_have_the_gradient_of_one(script, num_envs, num_steps, num_minibatches, run, tmp_path):
+def test_two_ranks_have_the_gradient_of_one(
+    script, num_envs, num_steps, num_minibatches, run, tmp_path
+):
     """Of the same steps, as SyncVectorEnv seeds its environments one by one.
 
     Minibatches of 21 steps cannot be halved, and of a single one nothing would be left for the second rank.
     """
-    flags = ["--env-id", "Pendulum-v1", "--num-envs", num_envs, "--num-steps", num_steps, "--eval-episodes", 1]
+    flags = [
+        "--env-id",
+        "Pendulum-v1",
+        "--num-envs",
+        num_envs,
+        "--num-steps",
+        num_steps,
+        "--eval-episodes",
+        1,
+    ]
     flags += ["--total-timesteps", num_envs * num_steps]
     if script != "a2c":
         flags += ["--update-epochs", 1, "--num-minibatches", num_minibatches]
@@ -64,7 +80,10 @@ def test_two_ranks_have_the_gradient_of_one(script, num_envs, num_steps, num_min
     one, two = moments(tmp_path / "one"), moments(tmp_path / "two")
     assert one.abs().max() > 1e-3
     torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
-    counts = [json.loads((tmp_path / name / "summary.json").read_text())["global_step"] for name in ("one", "two")]
+    counts = [
+        json.loads((tmp_path / name / "summary.json").read_text())["global_step"]
+        for name in ("one", "two")
+    ]
     assert counts == [num_envs * num_steps] * 2
 
 
@@ -99,7 +118,16 @@ def fail(*args):
     return adapt(*args)
 script.adapt_kl_coef = fail
 """
-    flags = ("--total-timesteps", 16384, "--eval-episodes", 5, "--run-dir", "r", "--checkpoint-interval", 0)
+    flags = (
+        "--total-timesteps",
+        16384,
+        "--eval-episodes",
+        5,
+        "--run-dir",
+        "r",
+        "--checkpoint-interval",
+        0,
+    )
     done = torchrun(driver("ppo_kl", body), *flags, cwd=tmp_path)
     assert done.returncode == 1 and "no room on this rank" in done.stderr
     step = torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["count"]["global_step"]
@@ -111,7 +139,7 @@ script.adapt_kl_coef = fail
 def test_a_signal_ends_all_ranks_after_the_same_iteration(tmp_path):
     command = [*TORCHRUN, str(ROOT / "a2c.py"), "--run-dir", "r", "--total-timesteps", "10000000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes)
+    process = subprocess.Popen(command, cwd=tmp_path, env=process_environment(), **pipes)
     deadline = time.time() + 60
     while not (events := [*tmp_path.glob("r/events*")]) or events[0].stat().st_size < 1000:
         assert time.time() < deadline and process.poll() is None
@@ -124,5 +152,8 @@ def test_a_signal_ends_all_ranks_after_the_same_iteration(tmp_path):
 
 def test_environments_that_cannot_be_divided_are_refused(tmp_path):
     done = torchrun(ROOT / "ppo_clip.py", "--num-envs", 3, "--num-steps", 4, cwd=tmp_path)
-    assert done.returncode == 1 and "ppo_clip.py: --num-envs 3 cannot be divided among 2 ranks" in done.stderr
+    assert (
+        done.returncode == 1
+        and "ppo_clip.py: --num-envs 3 cannot be divided among 2 ranks" in done.stderr
+    )
     assert not (tmp_path / "runs").exists()

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import having
 from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Normal, kl_divergence
 
@@ -13,6 +12,7 @@ import a2c
 import ppo_clip
 import ppo_kl
 import reinforce_baseline
+from helpers import modules_defining
 
 T, N, GAMMA, LAMBDA = 7, 5, 0.97, 0.9
 f64 = torch.float64
@@ -44,19 +44,23 @@ def advantage_by_definition(reward, value, terminated, truncated, gamma, lam):
     return torch.as_tensor(advantage)
 
 
-@pytest.mark.parametrize("module", having("gae"))
+@pytest.mark.parametrize("module", modules_defining("gae"))
 class TestGae:
     @pytest.mark.parametrize("lam", [0.0, LAMBDA, 1.0])
     def test_equals_the_definition(self, module, rollout, lam):
         expected = advantage_by_definition(*rollout, GAMMA, lam)
-        torch.testing.assert_close(module.gae(*rollout, GAMMA, lam), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            module.gae(*rollout, GAMMA, lam), expected, rtol=1e-12, atol=1e-12
+        )
 
     def test_lambda_1_is_monte_carlo(self, module, rollout):
         reward, value, terminated, truncated = rollout
         never = torch.zeros_like(terminated)
         discounts = GAMMA ** torch.arange(T, dtype=f64)
         monte_carlo = (discounts[:, None] * reward).sum(0) + GAMMA**T * value[-1] - value[0]
-        torch.testing.assert_close(module.gae(reward, value, never, never, GAMMA, 1.0)[0], monte_carlo)
+        torch.testing.assert_close(
+            module.gae(reward, value, never, never, GAMMA, 1.0)[0], monte_carlo
+        )
 
     @pytest.mark.parametrize(
         "how, expected",
@@ -68,7 +72,12 @@ class TestGae:
         last = torch.tensor([[False], [True]])
         never = torch.zeros_like(last)
         advantage = module.gae(
-            reward, value, last if how != "truncated" else never, last if how != "terminated" else never, 0.5, 0.5
+            reward,
+            value,
+            last if how != "truncated" else never,
+            last if how != "terminated" else never,
+            0.5,
+            0.5,
         )
         assert advantage[:, 0].tolist() == [0.0 + 0.25 * expected, expected]
 
@@ -81,7 +90,7 @@ class TestGae:
         assert not torch.equal(before[4:, 4], after[4:, 4])
 
 
-@pytest.mark.parametrize("module", having("RunningStats"))
+@pytest.mark.parametrize("module", modules_defining("RunningStats"))
 class TestRunningStats:
     def test_merged_in_parts_equals_all_at_once(self, module):
         stats, parts = module.RunningStats(3), []
@@ -90,7 +99,9 @@ class TestRunningStats:
             stats.update(parts[-1])
         every = torch.cat(parts).double()
         torch.testing.assert_close(stats.mean.double(), every.mean(0), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(stats.var.double(), every.var(0, correction=0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            stats.var.double(), every.var(0, correction=0), rtol=1e-5, atol=1e-5
+        )
         assert stats.count == len(every)
 
     def test_leaves_things_as_they_are_until_it_has_seen_some(self, module):
@@ -101,7 +112,7 @@ class TestRunningStats:
         assert stats.std().isfinite().all() and (stats.std() > 0).all()
 
 
-@pytest.mark.parametrize("module", having("softmax_policy"))
+@pytest.mark.parametrize("module", modules_defining("softmax_policy"))
 def test_softmax_policy_equals_torch_distributions(module):
     logits = torch.randn(40, 7, 6) * 3
     reference = Categorical(logits=logits)
@@ -111,7 +122,7 @@ def test_softmax_policy_equals_torch_distributions(module):
     torch.testing.assert_close(entropy, reference.entropy())
 
 
-@pytest.mark.parametrize("module", having("gaussian_policy"))
+@pytest.mark.parametrize("module", modules_defining("gaussian_policy"))
 def test_gaussian_policy_equals_torch_distributions(module):
     mean, log_std = torch.randn(40, 7, 3), torch.tensor([-1.0, 0.0, 0.7])
     reference = Normal(mean, log_std.exp())
@@ -131,7 +142,7 @@ def make_agent(module, kind):
     return agent
 
 
-@pytest.mark.parametrize("module", having("Agent", "gaussian_policy"))
+@pytest.mark.parametrize("module", modules_defining("Agent", "gaussian_policy"))
 class TestSample:
     """200,000 actions of one state, against the probabilities that log_prob tells."""
 
@@ -162,13 +173,15 @@ def episodes():
     return reward * valid, weight, valid
 
 
-@pytest.mark.parametrize("module", having("reward_to_go"))
+@pytest.mark.parametrize("module", modules_defining("reward_to_go"))
 def test_reward_to_go_equals_the_definition(module, episodes):
     reward, _, valid = episodes
     to_go = module.reward_to_go(reward, GAMMA)
     for n in range(N):
         for t in range(T):
-            assert abs(to_go[t, n] - sum(GAMMA ** (k - t) * reward[k, n] for k in range(t, T))) < 1e-12
+            assert (
+                abs(to_go[t, n] - sum(GAMMA ** (k - t) * reward[k, n] for k in range(t, T))) < 1e-12
+            )
     assert not to_go[~valid].any() and to_go.dtype == f64
     assert module.reward_to_go(torch.ones(3, 1), 0.5)[:, 0].tolist() == [1.75, 1.5, 1.0]
 
@@ -186,7 +199,7 @@ def test_mean_baseline_equals_the_definition(episodes):
 
 
 @pytest.mark.parametrize("kind", ["Discrete", "Box"])
-@pytest.mark.parametrize("module", having("reinforce_loss"))
+@pytest.mark.parametrize("module", modules_defining("reinforce_loss"))
 def test_reinforce_loss_equals_a_loop(module, kind, episodes):
     """Summed over the steps of each episode, averaged over the episodes: not over their steps."""
     _, weight, valid = episodes
@@ -226,11 +239,17 @@ class TestActorCriticLosses:
     def old(self, agent, x, action):
         """The columns of the policy that sampled, as ppo_kl.py stores them: outputs, log σ, log-probabilities."""
         out = agent.actor(x).detach()
-        return out, agent.log_std.detach().expand_as(out).clone(), agent.log_prob(out, action)[0].detach()
+        return (
+            out,
+            agent.log_std.detach().expand_as(out).clone(),
+            agent.log_prob(out, action)[0].detach(),
+        )
 
     def test_a2c_loss_equals_a_loop(self, kind):
         agent, x, action, advantage, target = actor_critic_batch(kind)
-        loss, metrics = a2c.a2c_loss(agent, [x, action, advantage, target], a2c.Args(vf_coef=0.7, ent_coef=0.3))
+        loss, metrics = a2c.a2c_loss(
+            agent, [x, action, advantage, target], a2c.Args(vf_coef=0.7, ent_coef=0.3)
+        )
         policy, value, entropy = 0.0, 0.0, 0.0
         for i in range(32):
             reference = reference_policy(agent, x[i])
@@ -238,7 +257,10 @@ class TestActorCriticLosses:
             value += 0.5 * (agent.critic(x[i : i + 1])[0] - target[i]).item() ** 2 / 32
             entropy += reference.entropy().sum().item() / 32
         expected = [policy + 0.7 * value - 0.3 * entropy, policy, value, entropy]
-        seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "value_loss", "entropy"))]
+        seen = [
+            loss,
+            *(metrics[f"losses/{name}"] for name in ("policy_loss", "value_loss", "entropy")),
+        ]
         np.testing.assert_allclose([x.item() for x in seen], expected, rtol=1e-12)
 
     def test_ppos_gradient_at_ratio_1_is_a2cs(self, kind):
@@ -247,7 +269,9 @@ class TestActorCriticLosses:
         flags = {"vf_coef": 0.7, "ent_coef": 0.3}
         a2c_loss, _ = a2c.a2c_loss(agent, [x, action, advantage, target], a2c.Args(**flags))
         old_value = torch.randn(32, dtype=f64)
-        clip, _ = ppo_clip.ppo_loss(agent, [x, action, log_prob, old_value, advantage, target], ppo_clip.Args(**flags))
+        clip, _ = ppo_clip.ppo_loss(
+            agent, [x, action, log_prob, old_value, advantage, target], ppo_clip.Args(**flags)
+        )
         minibatch = [x, action, out, log_std, log_prob, advantage, target]
         kl, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 10.0, ppo_kl.Args(**flags))
         assert abs(metrics["losses/kl"]) < 1e-12
@@ -266,7 +290,9 @@ class TestActorCriticLosses:
         agent, x, action, advantage, target = actor_critic_batch(kind)
         args = ppo_clip.Args(vf_coef=0.7, ent_coef=0.3, clip_vloss=clip_vloss, norm_adv=norm_adv)
         old_log_prob, old_value = torch.randn(2, 32, dtype=f64)
-        loss, metrics = ppo_clip.ppo_loss(agent, [x, action, old_log_prob, old_value, advantage, target], args)
+        loss, metrics = ppo_clip.ppo_loss(
+            agent, [x, action, old_log_prob, old_value, advantage, target], args
+        )
         if norm_adv:
             advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
         log_prob, entropy = agent.log_prob(agent.actor(x), action)
@@ -291,7 +317,11 @@ class TestActorCriticLosses:
         policy = kl = value = entropy = 0.0
         for i in range(32):
             new = reference_policy(agent, x[i])
-            before = Categorical(logits=old[0][i]) if kind == "Discrete" else Normal(old[0][i], old[1][i].exp())
+            before = (
+                Categorical(logits=old[0][i])
+                if kind == "Discrete"
+                else Normal(old[0][i], old[1][i].exp())
+            )
             ratio = (new.log_prob(action[i]).sum() - before.log_prob(action[i]).sum()).exp()
             policy -= (ratio * advantage[i]).item() / 32
             kl += kl_divergence(before, new).sum().item() / 32
@@ -299,8 +329,13 @@ class TestActorCriticLosses:
             entropy += new.entropy().sum().item() / 32
         assert kl > 0.01
         expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy, kl, value, entropy]
-        seen = [loss, *(metrics[f"losses/{name}"] for name in ("policy_loss", "kl", "value_loss", "entropy"))]
-        np.testing.assert_allclose([x.item() for x in seen], expected, rtol=1e-7)  # the advantages' 1e-8
+        seen = [
+            loss,
+            *(metrics[f"losses/{name}"] for name in ("policy_loss", "kl", "value_loss", "entropy")),
+        ]
+        np.testing.assert_allclose(
+            [x.item() for x in seen], expected, rtol=1e-7
+        )  # the advantages' 1e-8
 
     def test_a_minibatch_of_one_is_not_nan(self, kind):
         agent, x, action, advantage, target = (
@@ -308,7 +343,9 @@ class TestActorCriticLosses:
         )
         out, log_std, log_prob = self.old(agent, x, action)
         flags = {"norm_adv": True, "ent_coef": 0.1}
-        clip, _ = ppo_clip.ppo_loss(agent, [x, action, log_prob, target, advantage, target], ppo_clip.Args(**flags))
+        clip, _ = ppo_clip.ppo_loss(
+            agent, [x, action, log_prob, target, advantage, target], ppo_clip.Args(**flags)
+        )
         minibatch = [x, action, out, log_std, log_prob, advantage, target]
         kl, _ = ppo_kl.ppo_kl_loss(agent, minibatch, 1.0, ppo_kl.Args(**flags))
         for loss in (clip, kl):
@@ -319,16 +356,24 @@ def test_softmax_kl_equals_torch_distributions():
     old, new = 3 * torch.randn(2, 40, 7, 6)
     expected = kl_divergence(Categorical(logits=old), Categorical(logits=new))
     torch.testing.assert_close(ppo_kl.softmax_kl(old, new), expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(expected, ppo_kl.softmax_kl(new, old), rtol=0.1)  # it is not symmetric
+    assert not torch.allclose(
+        expected, ppo_kl.softmax_kl(new, old), rtol=0.1
+    )  # it is not symmetric
     torch.testing.assert_close(ppo_kl.softmax_kl(old, old), torch.zeros(40, 7))
 
 
 def test_gaussian_kl_equals_torch_distributions():
     old_mean, mean, old_log_std = torch.randn(3, 40, 7, 3)
     log_std = torch.tensor([-1.0, 0.0, 0.7])
-    expected = kl_divergence(Normal(old_mean, old_log_std.exp()), Normal(mean, log_std.exp())).sum(-1)
-    torch.testing.assert_close(ppo_kl.gaussian_kl(old_mean, old_log_std, mean, log_std), expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(expected, ppo_kl.gaussian_kl(mean, log_std, old_mean, old_log_std), rtol=0.1)
+    expected = kl_divergence(Normal(old_mean, old_log_std.exp()), Normal(mean, log_std.exp())).sum(
+        -1
+    )
+    torch.testing.assert_close(
+        ppo_kl.gaussian_kl(old_mean, old_log_std, mean, log_std), expected, rtol=1e-4, atol=1e-5
+    )
+    assert not torch.allclose(
+        expected, ppo_kl.gaussian_kl(mean, log_std, old_mean, old_log_std), rtol=0.1
+    )
     zero = ppo_kl.gaussian_kl(old_mean, old_log_std, old_mean, old_log_std)
     torch.testing.assert_close(zero, torch.zeros(40, 7), rtol=0, atol=1e-5)
 
@@ -354,7 +399,9 @@ def test_policy_loss_equals_a_loop():
         clipped += abs(r - 1) > 0.2
     loss, metrics = ppo_clip.policy_loss(*(torch.as_tensor(x) for x in (new, old, advantage)), 0.2)
     seen = [loss, metrics["losses/approx_kl"], metrics["losses/clipfrac"]]
-    np.testing.assert_allclose([x.item() for x in seen], [-total / 64, kl / 64, clipped / 64], rtol=1e-7)
+    np.testing.assert_allclose(
+        [x.item() for x in seen], [-total / 64, kl / 64, clipped / 64], rtol=1e-7
+    )
     assert loss.dtype == f64 and abs(float(loss) + total / 64) < 1e-12
     assert 0.1 < metrics["losses/clipfrac"] < 0.9  # both branches were taken
 
@@ -379,7 +426,9 @@ def test_approx_kl_estimates_the_exact_kl():
     torch.manual_seed(0)
     old, new = Normal(0.0, 1.0), Normal(0.1, 1.1)
     action = old.sample((400_000,))
-    _, metrics = ppo_clip.policy_loss(new.log_prob(action), old.log_prob(action), torch.ones(400_000), 0.2)
+    _, metrics = ppo_clip.policy_loss(
+        new.log_prob(action), old.log_prob(action), torch.ones(400_000), 0.2
+    )
     assert abs(metrics["losses/approx_kl"] / kl_divergence(old, new) - 1) < 0.02
 
 
@@ -391,7 +440,7 @@ def test_value_loss():
     torch.testing.assert_close(clipped, torch.tensor(0.5 * (1.0 + 2.3**2) / 2, dtype=f64))
 
 
-@pytest.mark.parametrize("module", having("Adam"))
+@pytest.mark.parametrize("module", modules_defining("Adam"))
 def test_adam_is_torchs_adam(module):
     torch.manual_seed(0)
     start, gradients = torch.randn(20), torch.randn(5, 20)

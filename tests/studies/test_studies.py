@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -17,6 +16,7 @@ import dagger
 from benchmarks.run import read_suite
 from benchmarks.studies import __main__ as command
 from benchmarks.studies import baselines, censored, details, imitation, off_policy, penalty
+from helpers import ROOT
 
 STEPS = np.arange(1, 101) * 10  # of a run's points, one a bin
 
@@ -45,9 +45,13 @@ def make(tmp_path):
 def table(text: str, number: int = 0) -> list[dict[str, str]]:
     """The rows of one of a text's tables, by column."""
     blocks = [
-        list(lines) for piped, lines in itertools.groupby(text.splitlines(), lambda x: x.startswith("|")) if piped
+        list(lines)
+        for piped, lines in itertools.groupby(text.splitlines(), lambda x: x.startswith("|"))
+        if piped
     ]
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in blocks[number]]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in blocks[number]
+    ]
     return [dict(zip(head, row)) for row in rows]
 
 
@@ -68,15 +72,23 @@ def test_baselines(make, tmp_path):
     steps |= {"mean-baseline": (100_000, 150_000, 50_000), "value-baseline": (80_000,) * 3}
     for name, solved in steps.items():
         for seed, at in enumerate(solved, 1):
-            counts = {"solved_at_step": at, "global_step": at or 1_000_300, "episodes": (at or 900_000) // 100}
+            counts = {
+                "solved_at_step": at,
+                "global_step": at or 1_000_300,
+                "episodes": (at or 900_000) // 100,
+            }
             make("CartPole-v1", f"c1-{name}", seed, **counts, wall_s=(at or 1_000_000) / 1e4)
     figure, text = baselines.c1(tmp_path)
     rows = {row[""]: row for row in table(text)}
     assert isinstance(figure, Figure)
     assert [rows[name]["solved"] for name in steps] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
     assert rows["plain"]["steps"].startswith("> 1,000,000 (400,000 to > 1,000,000")
-    assert rows["plain"]["episodes"].startswith("> 9,000") and rows["plain"]["seconds"].startswith("> 100.0")
-    assert first(rows["causality"]["steps"]) == 200_000 and rows["causality"]["steps"].endswith("> 1,000,000)")
+    assert rows["plain"]["episodes"].startswith("> 9,000") and rows["plain"]["seconds"].startswith(
+        "> 100.0"
+    )
+    assert first(rows["causality"]["steps"]) == 200_000 and rows["causality"]["steps"].endswith(
+        "> 1,000,000)"
+    )
     assert rows["causality"]["fewer steps than plain"].startswith("≥ 5.00")
     assert first(rows["mean-baseline"]["fewer steps than plain"]) == 10
     assert rows["value-baseline"]["fewer steps than plain"] == "≥ 12.5 (5.00 to 12.5)"
@@ -89,7 +101,9 @@ def test_baselines(make, tmp_path):
 
 def test_updates_to_meet():
     halving = 100 * 0.5 ** np.arange(12)
-    assert penalty.updates_to_meet(halving, np.ones(12)) == 6  # 100, 50, 25, 12.5, 6.25, 3.125, 1.5625
+    assert (
+        penalty.updates_to_meet(halving, np.ones(12)) == 6
+    )  # 100, 50, 25, 12.5, 6.25, 3.125, 1.5625
     assert penalty.updates_to_meet(0.1 * 2.0 ** np.arange(5), np.ones(9)) == 3  # 0.1, 0.2, 0.4, 0.8
     assert penalty.updates_to_meet(halving[:6], np.ones(12)) == np.inf
     assert penalty.updates_to_meet(np.array([4, 2, 1]), np.ones(3)) == 1
@@ -125,7 +139,11 @@ def test_tenfold():
 def test_table_1(make, tmp_path):
     for task in penalty.TASKS:
         random = penalty.random_return(f"{task}-v4")
-        for name, above in {"none": (-10, -20, 0), "kl": (30, 60, 90), "clip": (60, 80, 100)}.items():
+        for name, above in {
+            "none": (-10, -20, 0),
+            "kl": (30, 60, 90),
+            "clip": (60, 80, 100),
+        }.items():
             above = [value * (-1 if task == "Reacher" and name == "none" else 1) for value in above]
             for seed, value in enumerate(above, 1):
                 make(f"{task}-v4", f"c6-{name}", seed, train_return_last100=random + value)
@@ -133,7 +151,11 @@ def test_table_1(make, tmp_path):
     rows = {row["objective"]: row for row in table(text)}
     assert [first(rows[name]["score"]) for name in ("kl", "clip")] == [0.6, 0.8]
     assert first(rows["none"]["score"]) == -0.07  # (6 · −0.1 + 0.1) / 7
-    assert [first(row["score, best mean = 1"]) for row in rows.values()] == [-0.09, 0.75, 1]  # of 80, not of 100
+    assert [first(row["score, best mean = 1"]) for row in rows.values()] == [
+        -0.09,
+        0.75,
+        1,
+    ]  # of 80, not of 100
     assert {row["runs"] for row in rows.values()} == {"21"}
     assert first(rows["kl"]["P(clip ends higher)"]) == 0.72  # (1½ + 2 + 3) / 9
     tasks = {row["task"]: row for row in table(text, 1)}
@@ -146,9 +168,18 @@ def test_details(make, tmp_path):
     finals = {"c5-clip": 1000} | dict(zip(names, (500, 1100, 900, 1000, 800, -200)))
     for env_id, (name, final) in itertools.product(details.ENVIRONMENTS, finals.items()):
         for seed in (1, 2):
-            make(env_id, name, seed, np.where(STEPS > 900, final + (seed - 1.5) * 200 * (name == "c5-clip"), 0))
+            make(
+                env_id,
+                name,
+                seed,
+                np.where(STEPS > 900, final + (seed - 1.5) * 200 * (name == "c5-clip"), 0),
+            )
     text = details.c7(tmp_path)[1]
-    rows = {row["change"]: row["difference, %"] for row in table(text) if row["environment"] == "Hopper-v4"}
+    rows = {
+        row["change"]: row["difference, %"]
+        for row in table(text)
+        if row["environment"] == "Hopper-v4"
+    }
     assert rows.pop("none: the clip") == "–"
     assert [first(cell) for cell in rows.values()] == [-50, 10, -10, 0, -20, -120]
     assert rows["rewards not scaled"] == "−50.0 (−54.5 to −44.4)"  # of bases 1,100 and 900
@@ -160,18 +191,31 @@ def test_details(make, tmp_path):
 
 def test_details_runs_what_it_needs(monkeypatch, tmp_path):
     patterns = []
-    monkeypatch.setattr(command, "run", lambda suite, seeds, workers, only, *rest: patterns.append(only) or 0)
+    monkeypatch.setattr(
+        command, "run", lambda suite, seeds, workers, only, *rest: patterns.append(only) or 0
+    )
     monkeypatch.setattr(details, "c7", lambda runs: (Figure(), "the tables"))
     assert command.study(("C7",), tmp_path, tmp_path / "out") == 0
-    assert (tmp_path / "out/C7.md").read_text() == "the tables" and (tmp_path / "out/C7.png").exists()
-    names = {job.algorithm for job in read_suite(command.SUITE) if any(p in job.dir.name for p in patterns)}
+    assert (tmp_path / "out/C7.md").read_text() == "the tables" and (
+        tmp_path / "out/C7.png"
+    ).exists()
+    names = {
+        job.algorithm
+        for job in read_suite(command.SUITE)
+        if any(p in job.dir.name for p in patterns)
+    }
     assert names == {"c5-clip", *(name for kind in details.CHANGES.values() for name in kind)}
 
 
 def test_shortfall_and_slope(monkeypatch):
     monkeypatch.setattr(imitation, "HORIZONS", np.array([10.0, 20, 40, 80]))
     returns = np.array([5.0, 30, 80])
-    by_hand = [10 - (5 + 10 + 10) / 3, 20 - (5 + 20 + 20) / 3, 40 - (5 + 30 + 40) / 3, 80 - (5 + 30 + 80) / 3]
+    by_hand = [
+        10 - (5 + 10 + 10) / 3,
+        20 - (5 + 20 + 20) / 3,
+        40 - (5 + 30 + 40) / 3,
+        80 - (5 + 30 + 80) / 3,
+    ]
     assert imitation.shortfall(returns) == pytest.approx(by_hand)
     assert imitation.slope(3 * imitation.HORIZONS**2) == pytest.approx(2)
     assert imitation.slope(np.array([0, 0, 1, 8.0])) == pytest.approx(3)
@@ -188,7 +232,12 @@ def left_or_expert(path, expert: bool) -> None:
     """Writes a policy that always pushes to the left, or the expert's own."""
     weight = torch.tensor([[0.0] * 4, [0.05, 0.1, 1.0, 0.3] if expert else [0.0] * 4])
     net = {"layers": [(weight, torch.zeros(2))], "activation": "silu", "head": "argmax"}
-    stats = {"obs_mean": torch.zeros(4), "obs_var": torch.ones(4), "low": torch.tensor(0), "high": torch.tensor(0)}
+    stats = {
+        "obs_mean": torch.zeros(4),
+        "obs_var": torch.ones(4),
+        "low": torch.tensor(0),
+        "high": torch.tensor(0),
+    }
     torch.save(net | stats, path)
 
 
@@ -196,8 +245,12 @@ def test_imitation(make, tmp_path, monkeypatch):
     monkeypatch.setattr(imitation, "LABELS", (50, 200))
     monkeypatch.setattr(imitation, "EPISODES", 50)
     monkeypatch.setattr(imitation, "HORIZONS", np.array([20.0, 40, 80, 600]))
-    for (algorithm, labels), seed in itertools.product(itertools.product(imitation.ALGORITHMS, (50, 200)), (1, 2)):
-        folder = make("CartPole-v1", f"c9-{algorithm}-{labels}", seed, eval_return_mean=labels + 10 * seed)
+    for (algorithm, labels), seed in itertools.product(
+        itertools.product(imitation.ALGORITHMS, (50, 200)), (1, 2)
+    ):
+        folder = make(
+            "CartPole-v1", f"c9-{algorithm}-{labels}", seed, eval_return_mean=labels + 10 * seed
+        )
         left_or_expert(folder / "policy.pt", algorithm == "dagger" and seed == 1)
     text = imitation.c9(tmp_path)[1]
     rows = {(row["labels"], row["algorithm"]): row for row in table(text)}
@@ -210,8 +263,12 @@ def test_imitation(make, tmp_path, monkeypatch):
         while not over:
             over, length = env.step(0)[2], length + 1
         lengths.append(length)
-    assert first(rows["50", "cloning"]["shortfall at 600"]) == pytest.approx(600 - np.mean(lengths), abs=0.5)
-    assert first(rows["50", "dagger"]["shortfall at 600"]) == pytest.approx((600 - np.mean(lengths)) / 2, abs=0.5)
+    assert first(rows["50", "cloning"]["shortfall at 600"]) == pytest.approx(
+        600 - np.mean(lengths), abs=0.5
+    )
+    assert first(rows["50", "dagger"]["shortfall at 600"]) == pytest.approx(
+        (600 - np.mean(lengths)) / 2, abs=0.5
+    )
     horizons = np.array([20, 40, 80, 600])
     slope = np.polyfit(np.log(horizons), np.log(horizons - np.mean(lengths)), 1)[0]
     assert first(rows["50", "cloning"]["slope"]) == pytest.approx(slope, abs=0.02)
@@ -220,7 +277,9 @@ def test_imitation(make, tmp_path, monkeypatch):
     assert "the expert's at 600 is 0.00" in text
     theirs = first(errors["50", "cloning"]["where the expert goes, %"])
     assert theirs == pytest.approx(50, abs=5)  # the expert pushes to either side as often
-    assert first(errors["50", "dagger"]["where the expert goes, %"]) == pytest.approx(theirs / 2, abs=0.06)
+    assert first(errors["50", "dagger"]["where the expert goes, %"]) == pytest.approx(
+        theirs / 2, abs=0.06
+    )
 
 
 def test_off_policy(make, tmp_path):
@@ -229,29 +288,45 @@ def test_off_policy(make, tmp_path):
         top = {"HalfCheetah-v4": 5500, "Pendulum-v1": 0}[env_id]
         for seed in (1, 2, 3):
             height = 0.3 if name == "a2c" and seed > 1 else 1 / 2 if name == "ddpg" else 1
-            returns = top + (height * np.arange(1, 101) - 100) * (55 if top else 10)  # linear, a bin a point
+            returns = top + (height * np.arange(1, 101) - 100) * (
+                55 if top else 10
+            )  # linear, a bin a point
             steps = np.arange(1, 101) * end // 100
-            make(env_id, f"c10-{name}", seed, returns, steps, steps * (0.01 if end == 10_000 else 1))
+            make(
+                env_id, f"c10-{name}", seed, returns, steps, steps * (0.01 if end == 10_000 else 1)
+            )
     text = off_policy.c10(tmp_path)[1]
     steps, seconds = ({row["return"]: row for row in table(text, i)} for i in (0, 1))
     # the bin b = 1 … 100 has 55 b, the mean of the last five of them 55 (b − 2): 1,100 of it are reached at b = 22
     assert first(steps["1,000"]["sac"]) == pytest.approx(1000 * (1000 / 55 + 2) / 100, abs=0.06)
-    assert first(steps["1,000"]["ppo_clip"]) == pytest.approx(10_000 * (1000 / 55 + 2) / 100, abs=0.6)
-    assert first(steps["1,000"]["ddpg"]) == pytest.approx(1000 * (2 * 1000 / 55 + 2) / 100, abs=0.06)
+    assert first(steps["1,000"]["ppo_clip"]) == pytest.approx(
+        10_000 * (1000 / 55 + 2) / 100, abs=0.6
+    )
+    assert first(steps["1,000"]["ddpg"]) == pytest.approx(
+        1000 * (2 * 1000 / 55 + 2) / 100, abs=0.06
+    )
     assert first(steps["1,000"]["best on- over best off-policy"]) == 10
     assert first(seconds["1,000"]["sac"]) == pytest.approx(10 * (1000 / 55 + 2), abs=2)
     assert first(seconds["1,000"]["best on- over best off-policy"]) == pytest.approx(0.1, abs=0.02)
     assert steps["3,000"]["ddpg"] == "> 1,000 (> 1,000 to > 1,000), 0 of 3"
-    assert steps["2,000"]["a2c"].startswith("> 10,000 (3,836") and steps["2,000"]["a2c"].endswith(", 1 of 3")
+    assert steps["2,000"]["a2c"].startswith("> 10,000 (3,836") and steps["2,000"]["a2c"].endswith(
+        ", 1 of 3"
+    )
     assert steps["−400.0"]["sac"].startswith("620.0")  # −1,000 + 10 (b − 2) is −400 at b = 62
     figures = off_policy.c10(tmp_path)[0]
     assert [ax.get_xscale() for ax in figures.axes] == ["log"] * 4
 
 
 def test_times_compares_the_best_whose_median_is_known(monkeypatch):
-    taken = {"a2c": ([5, np.inf, np.inf], 10), "ppo_clip": ([40, 60, 80], 100), "sac": ([20, 30, np.inf], 50)}
+    taken = {
+        "a2c": ([5, np.inf, np.inf], 10),
+        "ppo_clip": ([40, 60, 80], 100),
+        "sac": ([20, 30, np.inf], 50),
+    }
     monkeypatch.setattr(
-        off_policy, "reached", lambda name, level: {"steps": (np.array(taken[name][0]), taken[name][1])}
+        off_policy,
+        "reached",
+        lambda name, level: {"steps": (np.array(taken[name][0]), taken[name][1])},
     )
     groups = [type("Group", (str,), {"algorithm": property(str)})(name) for name in taken]
     assert first(off_policy.times(groups, 0, "steps")) == 2  # 60 / 30, not 10 / 30

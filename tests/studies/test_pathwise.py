@@ -32,7 +32,9 @@ def quadratic():
     """An agent without entropy term whose u is N(0.4, σ²), log σ = −1.5 + 3.5 tanh(0.3), and whose Q is quadratic."""
 
     def q(x, action):
-        return (OFFSET - CURVATURE / 2 * (action.atanh() - x).square()).expand(*action.shape[:-1], 2)
+        return (OFFSET - CURVATURE / 2 * (action.atanh() - x).square()).expand(
+            *action.shape[:-1], 2
+        )
 
     torch.manual_seed(0)
     agent = sac.Agent(SQUARE, SQUARE, alpha=0.0)
@@ -40,8 +42,13 @@ def quadratic():
     return agent
 
 
-SIGMA, SLOPE = math.exp(-1.5 + 3.5 * math.tanh(0.3)), 3.5 / math.cosh(0.3) ** 2  # d log σ / d output
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)  # exact for polynomials of a normal variable
+SIGMA, SLOPE = (
+    math.exp(-1.5 + 3.5 * math.tanh(0.3)),
+    3.5 / math.cosh(0.3) ** 2,
+)  # d log σ / d output
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(
+    20
+)  # exact for polynomials of a normal variable
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
@@ -50,7 +57,11 @@ def by_hand(state: float) -> dict:
     f = OFFSET - CURVATURE / 2 * (0.4 + SIGMA * NODES - state) ** 2
     slope = -CURVATURE * (0.4 + SIGMA * NODES - state)  # ∂f/∂u
     score = np.stack([NODES / SIGMA, SLOPE * (NODES**2 - 1)])
-    return {"f": f, "score": score, pathwise.PATHWISE: slope * np.stack([np.ones(20), SLOPE * SIGMA * NODES])}
+    return {
+        "f": f,
+        "score": score,
+        pathwise.PATHWISE: slope * np.stack([np.ones(20), SLOPE * SIGMA * NODES]),
+    }
 
 
 def mean_and_trace(g, weights=WEIGHTS):
@@ -68,13 +79,28 @@ def test_quadratic_variances(quadratic):
     d = 0.4 - 1.0
     closed = CURVATURE**2 * SIGMA**2 * (1 + SLOPE**2 * (d**2 + 2 * SIGMA**2))
     assert exact[pathwise.PATHWISE, 1][1] == pytest.approx(closed)
-    first, second = np.meshgrid(range(20), range(20))  # half of the product of the differences, of two actions
-    of_two = (one["score"][:, first] - one["score"][:, second]) * (one["f"][first] - one["f"][second]) / 2
-    exact[pathwise.OTHERS, 2] = mean_and_trace(of_two.reshape(2, -1), np.outer(WEIGHTS, WEIGHTS).ravel())
+    first, second = np.meshgrid(
+        range(20), range(20)
+    )  # half of the product of the differences, of two actions
+    of_two = (
+        (one["score"][:, first] - one["score"][:, second])
+        * (one["f"][first] - one["f"][second])
+        / 2
+    )
+    exact[pathwise.OTHERS, 2] = mean_and_trace(
+        of_two.reshape(2, -1), np.outer(WEIGHTS, WEIGHTS).ravel()
+    )
 
     states, repeats = 64, 1000
-    x, v = torch.full((states, 1), 1.0, dtype=torch.float64), torch.full((states, 1), value, dtype=torch.float64)
-    found = {(name, k): m for k in (1, 2) for name, m in pathwise.moments(quadratic, x, v, k, repeats).items()}
+    x, v = (
+        torch.full((states, 1), 1.0, dtype=torch.float64),
+        torch.full((states, 1), value, dtype=torch.float64),
+    )
+    found = {
+        (name, k): m
+        for k in (1, 2)
+        for name, m in pathwise.moments(quadratic, x, v, k, repeats).items()
+    }
     for (name, k), (mean, trace) in exact.items():
         estimate, variance = found[name, k]
         assert variance == pytest.approx(trace / states, rel=0.15), name
@@ -99,12 +125,18 @@ def test_score_is_that_of_torch_distributions():
 def test_means_are_the_soft_objectives_gradient():
     """With the entropy term and networks for actor and critics; the expectation over a by quadrature."""
     torch.manual_seed(3)
-    agent, x = sac.Agent(Box(-1, 1, (3,)), SQUARE, alpha=0.3).double(), torch.randn(8, 3, dtype=torch.float64)
+    agent, x = (
+        sac.Agent(Box(-1, 1, (3,)), SQUARE, alpha=0.3).double(),
+        torch.randn(8, 3, dtype=torch.float64),
+    )
     grid = torch.linspace(-8, 8, 1001, dtype=torch.float64)[:, None, None]
     density = torch.softmax(-grid.square() / 2, 0)
     with mock.patch.object(torch, "randn_like", lambda mean: grid.expand_as(mean)):
         action, log_prob = agent.sample(x.expand(1001, *x.shape))
-    f = agent.q(x.repeat(1001, 1), action.flatten(0, 1)).min(-1).values.view_as(log_prob) - 0.3 * log_prob
+    f = (
+        agent.q(x.repeat(1001, 1), action.flatten(0, 1)).min(-1).values.view_as(log_prob)
+        - 0.3 * log_prob
+    )
     exact = pathwise.gradient(agent, (density * f).sum(0).mean())
     value, repeats = (density * f).sum(0).detach(), 100
     for name, (mean, trace) in pathwise.moments(agent, x, value, 32, repeats).items():
@@ -122,7 +154,10 @@ def test_states_share_of_the_variance(quadratic):
 
 def test_measure_is_in_units_of_the_squared_gradient(quadratic):
     torch.manual_seed(0)
-    found, one = pathwise.measure(quadratic, torch.ones(1, 1, dtype=torch.float64), 256), by_hand(state=1.0)
+    found, one = (
+        pathwise.measure(quadratic, torch.ones(1, 1, dtype=torch.float64), 256),
+        by_hand(state=1.0),
+    )
     mean, trace = mean_and_trace(one[pathwise.PATHWISE])
     relative = trace / pathwise.STATES / (mean**2).sum()
     assert found["variance"][pathwise.PATHWISE][1] == pytest.approx(relative, rel=0.3)

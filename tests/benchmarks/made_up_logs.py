@@ -1,0 +1,32 @@
+"""Logs of runs that never were, as ours, CleanRL and Stable-Baselines3 write them."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+
+def write_log(folder: Path, points, tag: str = "charts/episodic_return", **files) -> None:
+    """Events with a point (step, value, seconds) each, between others; and JSON files by name."""
+    writer = SummaryWriter(folder)
+    begun = time.time()
+    for step, value, seconds in points:
+        writer.add_scalar("charts/SPS", 1000, step)
+        writer.add_scalar(tag, value, step, walltime=begun + seconds)
+        writer.add_scalar(f"{tag}_of_another_kind", -1, step)
+    writer.close()
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def straight_line(slope: float, end: int = 1000, count: int = 50) -> list[tuple]:
+    """Points of a return that is `slope` times the step, at 100 steps a second."""
+    steps = np.linspace(end / count, end, count).astype(int).tolist()
+    return [(step, slope * step, step / 100) for step in steps]
+
+
+def run_config(env_id: str, exp_name: str, seed: int) -> dict:
+    """What a run's config.json says of it."""
+    return {"script": "a2c", "args": {"env_id": env_id, "exp_name": exp_name, "seed": seed}}

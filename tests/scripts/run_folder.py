@@ -1,0 +1,39 @@
+"""What a run leaves in its folder, read back; and a file that must not be read."""
+
+import json
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """The points (step, value) of every TensorBoard tag."""
+    events = EventAccumulator(str(run_dir)).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def scalar_values(run_dir: Path, tag: str) -> list[float]:
+    """The values of one TensorBoard tag, first to last."""
+    return [value for _, value in scalars(run_dir)[tag]]
+
+
+def checkpoint(run_dir: Path) -> dict | None:
+    """The checkpoint; None where there is none yet."""
+    path = run_dir / "checkpoint.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def summary(run_dir: Path) -> dict:
+    """What the run wrote last."""
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+class RunsCodeWhenUnpickled:
+    """In a file, what a loader must refuse."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code was run')",)
