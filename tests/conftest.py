@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers import FORKSERVER, ROOT, SCRIPTS, process_environment, run_script_in_fork
+from readability import figures
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -73,9 +74,6 @@ def start(tmp_path):
 
 
 def pytest_terminal_summary(terminalreporter):
-    from readability import changed_lines
-
-    rungs = ", ".join(
-        f"{lower} → {upper} {lines}" for (lower, upper), lines in changed_lines().items()
-    )
-    terminalreporter.write_line(f"lines changed along the ladder: {rungs}")
+    """How the scripts read: figures to look at, which no test asks for."""
+    for row in figures():
+        terminalreporter.write_line(row)
