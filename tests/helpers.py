@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 from gymnasium.spaces import Discrete
@@ -40,13 +41,12 @@ def write_identity_expert(env_id: str, path: Path) -> None:
     """A policy file whose network hands the observation on."""
     import dagger
 
-    envs = dagger.make_envs(env_id, 1)
-    obs_space = envs.single_observation_space
+    envs = gym.make_vec(env_id, 1)
+    agent = agent_for(dagger, envs)
     action_space = envs.single_action_space
-    agent = dagger.Agent(obs_space, action_space)
-    [size] = obs_space.shape
+    [size] = envs.single_observation_space.shape
     policy = {
-        "observation_space": str(obs_space),
+        "observation_space": str(envs.single_observation_space),
         "action_space": str(action_space),
         "layers": [(torch.eye(size), torch.zeros(size))],
         "activation": "relu",
@@ -76,6 +76,11 @@ def modules_defining(*names: str) -> list:
     modules = [importlib.import_module(script) for script in SCRIPTS]
     defining = [module for module in modules if all(hasattr(module, name) for name in names)]
     return [pytest.param(module, id=module.__name__) for module in defining]
+
+
+def agent_for(module, envs):
+    """A script's untrained agent for the spaces of a vector environment."""
+    return module.Agent(envs.single_observation_space, envs.single_action_space)
 
 
 def process_environment(**extra: str) -> dict[str, str]:

@@ -1,28 +1,34 @@
 """Environments whose every number is known, registered as tiny_envs:<id>."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 
 class Timetable(gym.Env):
-    """Episodes end as `ends` says: a list of (length, "terminated" | "truncated" | "both"), taken in turn.
+    """Episodes end as `ends` says: a list of (length, "terminated" | "truncated" | "both").
 
-    The observation is [number of the episode, steps taken in it], the reward 10 · episode + steps taken.
+    Its entries are taken in turn. The observation is [number of the episode, steps taken in it],
+    the reward 10 · episode + steps taken.
     """
 
     observation_space = Box(-np.inf, np.inf, (2,))
     action_space = Discrete(2)
 
     def __init__(self, ends=((3, "terminated"),)):
-        self.ends, self.episode, self.steps = ends, -1, 0
+        self.ends = ends
+        self.episode = -1
+        self.steps = 0
 
     def _obs(self):
         return np.array([self.episode, self.steps], dtype=np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.episode, self.steps = self.episode + 1, 0
+        self.episode += 1
+        self.steps = 0
         return self._obs(), {}
 
     def step(self, action):
@@ -30,22 +36,29 @@ class Timetable(gym.Env):
         length, how = self.ends[self.episode % len(self.ends)]
         over = self.steps == length
         reward = 10.0 * self.episode + self.steps
-        return self._obs(), reward, over and how != "truncated", over and how != "terminated", {}
+        terminated = over and how != "truncated"
+        truncated = over and how != "terminated"
+        return self._obs(), reward, terminated, truncated, {}
 
 
-def timetables(*ends, env_class=Timetable) -> gym.vector.SyncVectorEnv:
+def timetables(*lists_of_ends, env_class=Timetable) -> gym.vector.SyncVectorEnv:
     """One environment for each list of ends, in a vector environment that reuses its arrays."""
-    return gym.vector.SyncVectorEnv([lambda ends=e: env_class(ends) for e in ends], copy=False)
+    makers = [partial(env_class, ends) for ends in lists_of_ends]
+    return gym.vector.SyncVectorEnv(makers, copy=False)
 
 
 class Identity(gym.Env):
-    """Reward 1 for the right answer: the action that the observation names, or that equals it. Episodes of 10 steps."""
+    """Reward 1 for the right answer: the action that the observation names, or that equals it.
+
+    Episodes have 10 steps.
+    """
 
     def __init__(self, action_space, observation_space=None):
         self.action_space = action_space
-        self.num_inputs = (
-            int(action_space.n) if isinstance(action_space, Discrete) else action_space.shape[0]
-        )
+        if isinstance(action_space, Discrete):
+            self.num_inputs = int(action_space.n)
+        else:
+            self.num_inputs = action_space.shape[0]
         self.observation_space = observation_space or Box(-1, 1, (self.num_inputs,))
 
     def _obs(self):
@@ -65,7 +78,8 @@ class Identity(gym.Env):
         if isinstance(self.action_space, Discrete):
             reward = float(action - self.action_space.start == self.answer)
         else:
-            low, high = self.action_space.low, self.action_space.high
+            low = self.action_space.low
+            high = self.action_space.high
             in_units = (action - low) / (high - low) * 2 - 1
             reward = 1.0 - float(np.abs(in_units - self.answer).mean())
         return self._obs(), reward, False, self.steps == 10, {}
@@ -82,7 +96,8 @@ class Blind(Identity):
 class Clock(gym.Env):
     """Episodes of 10 steps, each worth 50; the observation is the number of the step."""
 
-    observation_space, action_space = Box(0, 10, (1,)), Discrete(2)
+    observation_space = Box(0, 10, (1,))
+    action_space = Discrete(2)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -95,13 +110,15 @@ class Clock(gym.Env):
 
 
 class Trail(gym.Env):
-    """Walk 50 steps on a trail; an observation is [what decides on the trail, height beside it], each step worth 1.
+    """Walk 50 steps on a trail, each worth 1.
 
-    On the trail the right action is 0 or 1 by a rule too fine to be learned; the other leads off it, up or down. Beside
-    the trail, action 2 leads down and 3 up, all others further away. At a height of 3 the episode ends.
+    An observation is [what decides on the trail, height beside it]. On the trail the right action
+    is 0 or 1, by a rule too fine to be learned; the other leads off it, up or down. Beside the
+    trail, action 2 leads down and 3 up, all others further away. At a height of 3 the episode ends.
     """
 
-    observation_space, action_space = Box(-np.inf, np.inf, (2,)), Discrete(4)
+    observation_space = Box(-np.inf, np.inf, (2,))
+    action_space = Discrete(4)
 
     def _obs(self):
         self.fork = np.float32(self.np_random.random())
@@ -109,17 +126,15 @@ class Trail(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.height = self.steps = 0
+        self.height = 0
+        self.steps = 0
         return self._obs(), {}
 
     def step(self, action):
         self.steps += 1
         if self.height == 0:
-            self.height = (
-                0
-                if action == (np.sin(1e4 * self.fork) > 0)
-                else int(self.np_random.choice([-1, 1]))
-            )
+            if action != (np.sin(1e4 * self.fork) > 0):
+                self.height = int(self.np_random.choice([-1, 1]))
         elif action == (2 if self.height > 0 else 3):
             self.height -= int(np.sign(self.height))
         else:
@@ -132,12 +147,15 @@ class Broken(Identity):
 
     def __init__(self, after, action_space):
         super().__init__(action_space)
-        self.after, self.total = after, 0
+        self.after = after
+        self.total = 0
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
         self.total += 1
-        return obs, reward if self.total < self.after else float("nan"), terminated, truncated, info
+        if self.total >= self.after:
+            reward = float("nan")
+        return obs, reward, terminated, truncated, info
 
 
 BOX = Box(np.array([-2.0, 0.0], dtype=np.float32), np.array([2.0, 0.5], dtype=np.float32))

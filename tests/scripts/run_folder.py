@@ -32,6 +32,16 @@ def summary(run_dir: Path) -> dict:
     return json.loads((run_dir / "summary.json").read_text())
 
 
+def config(run_dir: Path) -> dict:
+    """What the run wrote first: its arguments and what it ran with."""
+    return json.loads((run_dir / "config.json").read_text())
+
+
+def steps_taken(optimizer: dict) -> int:
+    """By an optimiser's first parameter, from the optimiser's state_dict."""
+    return int(next(iter(optimizer["state"].values()))["step"])
+
+
 class RunsCodeWhenUnpickled:
     """In a file, what a loader must refuse."""
 

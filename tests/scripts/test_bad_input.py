@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from helpers import OFF_POLICY, SCRIPTS, environment_flags, short_run_flags
+from helpers import OFF_POLICY, SCRIPTS, short_run_flags, write_identity_expert
 from run_folder import RunsCodeWhenUnpickled
 
-CASES = [
+EVERY_SCRIPT = [
     (("--env-id", "Nope-v0"), "Nope"),
     (("--env-id", "no_such_module:Nope-v0"), "no_such_module"),
     (("--env-id", "FrozenLake-v1"), "Discrete(16)"),
@@ -23,12 +23,12 @@ CASES = [
     (("--bogus", 1), "--bogus"),
     (("--resume", "nowhere"), "--resume nowhere"),
 ]
-ROLLOUTS = [
+NOT_OFF_POLICY = [
     (("--num-steps", 0), "--num-steps"),
     (("--learning-rate", -1), "--learning-rate"),
     (("--learning-rate", "nan"), "--learning-rate"),
 ]
-REPLAY = [
+REPLAY_BUFFER = [
     (
         ("--env-id", "CartPole-v1"),
         "Discrete(2), not a flat, bounded Box (Discrete: use ppo_clip.py)",
@@ -39,15 +39,15 @@ REPLAY = [
     (("--policy-frequency", 0), "--policy-frequency"),
     (("--q-lr", "nan"), "--q-lr"),
 ]
-OWN = {
+ONE_SCRIPT = {
     "reinforce_baseline": [
         (("--value-epochs", 0), "--value-epochs"),
         (("--baseline", "median"), "--baseline"),
     ],
     "a2c": [(("--gae-lambda", -1), "--gae-lambda")],
     "ppo_kl": [(("--target-kl", -0.1), "--target-kl"), (("--kl-coef", "nan"), "--kl-coef")],
-    "ddpg": [*REPLAY, (("--exploration-noise", -1), "--exploration-noise")],
-    "sac": [*REPLAY, (("--alpha", -1), "--alpha")],
+    "ddpg": [*REPLAY_BUFFER, (("--exploration-noise", -1), "--exploration-noise")],
+    "sac": [*REPLAY_BUFFER, (("--alpha", -1), "--alpha")],
     "dagger": [
         (
             ("--env-id", "Acrobot-v1"),
@@ -66,96 +66,88 @@ PPO = [
 ]
 
 
-def refused(done, named):
+def bad_flags() -> list:
+    """Each script with each command line that it must refuse, and what the message must name."""
+    found = []
+    for script in SCRIPTS:
+        cases = EVERY_SCRIPT + ONE_SCRIPT.get(script, [])
+        if script not in OFF_POLICY:
+            cases = cases + NOT_OFF_POLICY
+        if script.startswith("ppo"):
+            cases = cases + PPO
+        for flags, named in cases:
+            words = " ".join(str(flag) for flag in flags)
+            found.append(pytest.param(script, flags, named, id=f"{script} {words}"))
+    return found
+
+
+def assert_refused(done, named: str) -> None:
+    """One line on stderr, which names the flag; exit status 2."""
     assert done.returncode == 2, done
-    assert (
-        len(done.stderr.splitlines()) == 1
-        and named in done.stderr
-        and "Traceback" not in done.stderr
-    )
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "script, flags, named",
-    [
-        pytest.param(script, *case, id=f"{script} {' '.join(map(str, case[0]))}")
-        for script in SCRIPTS
-        for case in [
-            *CASES,
-            *OWN.get(script, []),
-            *(ROLLOUTS if script not in OFF_POLICY else []),
-            *(PPO if script.startswith("ppo") else []),
-        ]
-    ],
-)
+@pytest.mark.parametrize("script, flags, named", bad_flags())
 def test_bad_flag(script, flags, named, run, tmp_path):
-    refused(run(script, *flags), named)
+    assert_refused(run(script, *flags), named)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_dirs_that_cannot_be_resumed(script, run, tmp_path):
-    assert run(script, *short_run_flags(script), "--run-dir", "good").returncode == 0
-    content = {path.name: path.read_bytes() for path in (tmp_path / "good").iterdir()}
-    refused(run(script, *short_run_flags(script), "--run-dir", "good"), "--run-dir good")
-    refused(run(script, "--resume", "good", "--env-id", "Acrobot-v1"), "Acrobot-v1")
+def contents(folder) -> dict[str, bytes]:
+    """Each file's name and bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def copy(name, **replaced):
-        shutil.copytree(tmp_path / "good", tmp_path / name)
-        for file, data in replaced.items():
-            (tmp_path / name / file.replace("_", ".")).write_bytes(data)
 
-    checkpoint = content["checkpoint.pt"]
-    copy("empty")
-    (tmp_path / "empty" / "checkpoint.pt").unlink()
-    refused(run(script, "--resume", "empty"), "--resume empty")
-    copy("cut", checkpoint_pt=checkpoint[: len(checkpoint) // 2])
-    refused(run(script, "--resume", "cut"), "--resume cut")
-    copy("list")
-    torch.save([1, 2], tmp_path / "list" / "checkpoint.pt")
-    refused(run(script, "--resume", "list"), "--resume list")
-    copy("noise", checkpoint_pt=b"not a checkpoint")
-    refused(run(script, "--resume", "noise"), "--resume noise")
-    copy("config", config_json=b"{}")
-    refused(run(script, "--resume", "config"), "--resume config")
+def test_run_dirs_that_cannot_be_resumed(script, run, completed_run, tmp_path):
+    good = tmp_path / "good"
+    completed_run(script, *short_run_flags(script), "--run-dir", "good")
+    before = contents(good)
+    again = run(script, *short_run_flags(script), "--run-dir", "good")
+    assert_refused(again, "--run-dir good")
+    assert_refused(run(script, "--resume", "good", "--env-id", "Acrobot-v1"), "Acrobot-v1")
 
-    for name, other in (("script", {"script": "other"}), ("env", {"env_id": "Acrobot-v1"})):
-        copy(name)
-        torch.save(
-            torch.load(tmp_path / "good" / "checkpoint.pt") | other,
-            tmp_path / name / "checkpoint.pt",
-        )
-        refused(run(script, "--resume", name), f"--resume {name}")
-    copy("evil")
-    torch.save(
-        {"script": script, "count": RunsCodeWhenUnpickled()}, tmp_path / "evil" / "checkpoint.pt"
-    )
-    refused(run(script, "--resume", "evil"), "--resume evil")
+    def copy_of_good(name):
+        return shutil.copytree(good, tmp_path / name)
 
-    assert content == {path.name: path.read_bytes() for path in (tmp_path / "good").iterdir()}
+    checkpoint = before["checkpoint.pt"]
+    saved = torch.load(good / "checkpoint.pt")
+    (copy_of_good("empty") / "checkpoint.pt").unlink()
+    (copy_of_good("cut") / "checkpoint.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
+    (copy_of_good("noise") / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    (copy_of_good("config") / "config.json").write_bytes(b"{}")
+    torch.save([1, 2], copy_of_good("list") / "checkpoint.pt")
+    torch.save(saved | {"script": "other"}, copy_of_good("script") / "checkpoint.pt")
+    torch.save(saved | {"env_id": "Acrobot-v1"}, copy_of_good("env") / "checkpoint.pt")
+    evil = {"script": script, "count": RunsCodeWhenUnpickled()}
+    torch.save(evil, copy_of_good("evil") / "checkpoint.pt")
+    for name in ("empty", "cut", "noise", "config", "list", "script", "env", "evil"):
+        assert_refused(run(script, "--resume", name), f"--resume {name}")
+
+    assert contents(good) == before
 
 
 def test_an_expert_that_does_not_fit(run, tmp_path):
-    """A policy file for other spaces, a damaged one, one that carries code; a dataset of another environment."""
-    environment_flags("dagger", "tiny_envs:IdentityBox-v0", tmp_path)
-    [path] = tmp_path.iterdir()
+    """A policy file for other spaces, a damaged one, one that carries code."""
+    path = tmp_path / "expert.pt"
+    write_identity_expert("tiny_envs:IdentityBox-v0", path)
     done = run("dagger", "--expert", path)
-    refused(done, f"--expert {path} is for ")
-    assert (
-        "Discrete(2)" in done.stderr
-        and " ".join(torch.load(path)["action_space"].split()) in done.stderr
-    )
+    assert_refused(done, f"--expert {path} is for ")
+    its_own = " ".join(torch.load(path)["action_space"].split())
+    assert "Discrete(2)" in done.stderr and its_own in done.stderr
 
     (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:500])
     torch.save({"layers": RunsCodeWhenUnpickled()}, tmp_path / "evil.pt")
     for name in ("cut.pt", "evil.pt"):
-        refused(run("dagger", "--expert", name), f"--expert {name} cannot be read")
+        assert_refused(run("dagger", "--expert", name), f"--expert {name} cannot be read")
 
+
+def test_a_dataset_that_does_not_fit(run, completed_run, tmp_path):
+    """A damaged one, and one of another environment."""
     (tmp_path / "noise.npz").write_bytes(b"noise")
-    refused(run("dagger", "--dataset", "noise.npz"), "--dataset noise.npz cannot be read")
-    assert (
-        run("dagger", "--total-timesteps", 600, "--eval-episodes", 2, "--run-dir", "r").returncode
-        == 0
-    )
+    done = run("dagger", "--dataset", "noise.npz")
+    assert_refused(done, "--dataset noise.npz cannot be read")
+    completed_run("dagger", "--total-timesteps", 600, "--eval-episodes", 2, "--run-dir", "r")
     done = run("dagger", "--env-id", "Pendulum-v1", "--dataset", "r/dataset.npz")
-    refused(done, "--dataset r/dataset.npz is for CartPole-v1, not for Pendulum-v1")
+    assert_refused(done, "--dataset r/dataset.npz is for CartPole-v1, not for Pendulum-v1")

@@ -1,16 +1,21 @@
-"""The lectures' theorems on a Markov decision process small enough to enumerate: every trajectory, its probability, and
-the gradient that a script's own loss makes of it, in float64, with γ = 1.
+"""The lectures' theorems on a Markov decision process small enough to enumerate.
 
-From state 0, action 0 leads to state 1 or 2 with even odds; action 1 ends the episode with probability 0.3, else leads
-to state 2. Any action in state 1 or 2 ends it. The rewards have an offset, as those of most tasks do.
+Every trajectory, its probability, and the gradient that a script's own loss makes of it, in
+float64, with γ = 1.
+
+From state 0, action 0 leads to state 1 or 2 with even odds; action 1 ends the episode with
+probability 0.3, else leads to state 2. Any action in state 1 or 2 ends it. The rewards have an
+offset, as those of most tasks do.
 """
 
 import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from torch import Tensor
 
 import a2c
 import ppo_clip
@@ -19,23 +24,34 @@ import reinforce_baseline
 from helpers import modules_defining
 
 REWARD = torch.tensor([[6.0, 4.0], [7.0, 3.0], [5.0, 8.0]], dtype=torch.float64)  # [state, action]
+# (state, action) → next state, None for the episode's end → probability
 NEXT = {
     (0, 0): {1: 0.5, 2: 0.5},
     (0, 1): {None: 0.3, 2: 0.7},
-    **{(s, a): {None: 1.0} for s in (1, 2) for a in (0, 1)},
+    (1, 0): {None: 1.0},
+    (1, 1): {None: 1.0},
+    (2, 0): {None: 1.0},
+    (2, 1): {None: 1.0},
 }
 STATES = torch.eye(3, dtype=torch.float64)
 
 
+class Trajectory(NamedTuple):
+    probability: float  # the environment's part
+    states: list[int]
+    actions: list[int]
+
+
 def trajectories(state=0, probability=1.0):
-    """(probability of the environment's part, states, actions) of every trajectory."""
+    """Every trajectory from a state that is reached with this probability."""
     for action in (0, 1):
         for next_state, p in NEXT[state, action].items():
             if next_state is None:
-                yield probability * p, [state], [action]
+                yield Trajectory(probability * p, [state], [action])
             else:
-                for q, states, actions in trajectories(next_state, probability * p):
-                    yield q, [state, *states], [action, *actions]
+                for rest in trajectories(next_state, probability * p):
+                    states = [state, *rest.states]
+                    yield Trajectory(rest.probability, states, [action, *rest.actions])
 
 
 ALL = list(trajectories())
@@ -55,12 +71,11 @@ def log_policy(agent):
 
 def probabilities(log_pi):
     """p(τ) of ALL under a policy given as log π (3, 2)."""
-    return torch.stack(
-        [p * sum(log_pi[s, a] for s, a in zip(states, actions)).exp() for p, states, actions in ALL]
-    )
+    found = [t.probability * log_pi[t.states, t.actions].sum().exp() for t in ALL]
+    return torch.stack(found)
 
 
-RETURNS = torch.stack([REWARD[states, actions].sum() for _, states, actions in ALL])
+RETURNS = torch.stack([REWARD[t.states, t.actions].sum() for t in ALL])
 
 
 def objective(log_pi):
@@ -86,61 +101,74 @@ def exact_gradient(agent):
     return gradient(-objective(log_policy(agent)), agent)
 
 
+class Batch(NamedTuple):
+    """Trajectories side by side, as `collect_episodes` yields them: all (2, N)."""
+
+    states: Tensor
+    actions: Tensor
+    reward: Tensor
+    valid: Tensor
+
+
 def batch_of(*taken):
-    """Trajectories side by side as `collect_episodes` yields them: states, actions, rewards, valid, all (2, N)."""
-    states, actions = torch.zeros(2, 2, len(taken), dtype=torch.long)
+    states = torch.zeros(2, len(taken), dtype=torch.long)
+    actions = torch.zeros(2, len(taken), dtype=torch.long)
     valid = torch.zeros(2, len(taken), dtype=torch.bool)
-    for n, (_, s, a) in enumerate(taken):
-        states[: len(s), n], actions[: len(s), n], valid[: len(s), n] = (
-            torch.tensor(s),
-            torch.tensor(a),
-            True,
-        )
-    return states, actions, REWARD[states, actions] * valid, valid
+    for n, trajectory in enumerate(taken):
+        length = len(trajectory.states)
+        states[:length, n] = torch.tensor(trajectory.states)
+        actions[:length, n] = torch.tensor(trajectory.actions)
+        valid[:length, n] = True
+    return Batch(states, actions, REWARD[states, actions] * valid, valid)
 
 
 def moments(agent, estimate, size=1):
-    """Mean and total variance of `estimate(trajectories)` over all batches of `size` trajectories."""
+    """Mean and total variance of `estimate(*trajectories)` over all batches of `size` of them."""
     p = probabilities(log_policy(agent)).tolist()
-    mean, square = 0, 0
+    mean = 0
+    square = 0
     for indices in itertools.product(range(len(ALL)), repeat=size):
         probability = math.prod(p[i] for i in indices)
-        g = estimate(*(ALL[i] for i in indices))
-        mean, square = mean + probability * g, square + probability * g.square().sum()
+        g = estimate(*[ALL[i] for i in indices])
+        mean = mean + probability * g
+        square = square + probability * g.square().sum()
     return mean, square - mean.square().sum()
 
 
 VALUE = torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)  # of no policy
 
 
-def weights(module, agent, kind, states, actions, reward, valid, gamma):
-    """What weighs each action's score, (2, N)."""
-    to_go = module.reward_to_go(reward, gamma)
-    q, v = (x.detach() for x in action_values(log_policy(agent)))
-    return {
-        "total": lambda: to_go[:1].expand_as(to_go),
-        "to-go": lambda: to_go,
-        "q": lambda: q[states, actions],
-        "to-go - any value": lambda: to_go - VALUE[states],
-        "to-go - value": lambda: to_go - v[states],
-        "total - value": lambda: (to_go - v[states])[:1].expand_as(to_go),
-        "to-go - mean": lambda: to_go - module.mean_baseline(to_go, valid),
-        "total - mean": lambda: (to_go - module.mean_baseline(to_go, valid))[:1].expand_as(to_go),
-        "total - mean with itself": lambda: (to_go - to_go.mean(1, keepdim=True))[:1].expand_as(
-            to_go
-        ),
-    }[kind]()
+def weights(module, agent, kind, batch, gamma):
+    """What weighs each action's score, (2, N); `kind` is a return, or a return less a baseline."""
+    to_go = module.reward_to_go(batch.reward, gamma)
+    q, v = action_values(log_policy(agent).detach())
+    which, _, baseline = kind.partition(" - ")
+    if which == "q":
+        return q[batch.states, batch.actions]
+    if baseline == "any value":
+        weight = to_go - VALUE[batch.states]
+    elif baseline == "value":
+        weight = to_go - v[batch.states]
+    elif baseline == "mean":
+        weight = to_go - module.mean_baseline(to_go, batch.valid)
+    elif baseline == "mean with itself":
+        weight = to_go - to_go.mean(1, keepdim=True)
+    else:
+        weight = to_go
+    if which == "total":
+        return weight[:1].expand_as(to_go)
+    return weight
 
 
 def reinforce_moments(module, kind, size=1, gamma=1.0, factor=1.0):
     agent = make_agent(module)
 
     def estimate(*taken):
-        states, actions, reward, valid = batch_of(*taken)
-        weight = factor * weights(module, agent, kind, states, actions, reward, valid, gamma)
-        return gradient(
-            module.reinforce_loss(agent, STATES[states], actions, weight, valid)[0], agent
-        )
+        batch = batch_of(*taken)
+        weight = factor * weights(module, agent, kind, batch, gamma)
+        x = STATES[batch.states]
+        loss, _ = module.reinforce_loss(agent, x, batch.actions, weight, batch.valid)
+        return gradient(loss, agent)
 
     return *moments(agent, estimate, size), exact_gradient(agent)
 
@@ -158,7 +186,10 @@ def test_the_estimate_is_unbiased(module, kind, size):
 
 @pytest.mark.parametrize("module", modules_defining("reinforce_loss"))
 def test_with_gamma_below_1_only_the_whole_return_is_unbiased_for_the_discounted_objective(module):
-    """Its expectation is that of γ^t G_t; the reward-to-go without γ^t, as practice has it, is another direction."""
+    """Its expectation is that of γ^t G_t.
+
+    The reward-to-go without γ^t, as practice has it, is another direction.
+    """
     discount = torch.tensor([[1.0], [0.9]], dtype=torch.float64)
     total, _, _ = reinforce_moments(module, "total", gamma=0.9)
     discounted, _, _ = reinforce_moments(module, "to-go", gamma=0.9, factor=discount)
@@ -181,45 +212,50 @@ def test_a_mean_with_the_trajectory_itself_shrinks_the_gradient():
 
 
 def test_causality_and_baselines_lower_the_variance():
-    variance = {
-        (kind, size): float(reinforce_moments(reinforce_baseline, kind, size)[1])
-        for kind in ("total", "to-go", "to-go - value", "q", "total - mean", "to-go - mean")
-        for size in ((2,) if "mean" in kind else (1, 2))
-    }
+    alone = {}
+    of_two = {}
     for kind in ("total", "to-go", "to-go - value", "q"):
-        assert abs(variance[kind, 2] / variance[kind, 1] - 1 / 2) < 1e-9  # of the mean of two
-    assert variance["q", 2] < variance["to-go", 2]  # the rewards' own randomness is averaged out
-    assert (
-        2 * variance["to-go - value", 2]
-        < variance["to-go - mean", 2]
-        < variance["to-go", 2]
-        < variance["total", 2]
-    )
-    assert variance["to-go - mean", 2] < variance["total - mean", 2] < variance["total", 2]
+        _, alone[kind], _ = reinforce_moments(reinforce_baseline, kind, 1)
+    for kind in ("total", "to-go", "to-go - value", "q", "total - mean", "to-go - mean"):
+        _, of_two[kind], _ = reinforce_moments(reinforce_baseline, kind, 2)
+    for kind, variance in alone.items():
+        assert abs(of_two[kind] / variance - 1 / 2) < 1e-9  # of the mean of two
+    # The rewards' own randomness is averaged out.
+    assert of_two["q"] < of_two["to-go"]
+    assert 2 * of_two["to-go - value"] < of_two["to-go - mean"]
+    assert of_two["to-go - mean"] < of_two["to-go"] < of_two["total"]
+    assert of_two["to-go - mean"] < of_two["total - mean"] < of_two["total"]
 
 
 @pytest.mark.parametrize("module", modules_defining("reinforce_loss"))
 def test_with_every_weight_1_it_is_behavioural_cloning_of_its_own_actions(module):
-    agent, (states, actions, _, valid) = make_agent(module), batch_of(*ALL)
-    loss, _ = module.reinforce_loss(
-        agent, STATES[states], actions, torch.ones_like(valid).double(), valid
-    )
-    logits = agent.actor(STATES[states[valid]])
-    cloning = torch.nn.functional.cross_entropy(logits, actions[valid], reduction="sum") / len(ALL)
+    agent = make_agent(module)
+    batch = batch_of(*ALL)
+    weight = torch.ones_like(batch.valid).double()
+    x = STATES[batch.states]
+    loss, _ = module.reinforce_loss(agent, x, batch.actions, weight, batch.valid)
+    logits = agent.actor(x[batch.valid])
+    actions = batch.actions[batch.valid]
+    cloning = torch.nn.functional.cross_entropy(logits, actions, reduction="sum") / len(ALL)
     torch.testing.assert_close(loss, cloning)
 
 
 def a2c_moments(lam, value):
-    """With the critic's values given; `a2c_loss` is the mean over the steps, so times M it is their sum."""
+    """With the critic's values given.
+
+    `a2c_loss` is the mean over the steps, so times M it is their sum.
+    """
     agent = make_agent(a2c)
 
     def estimate(taken):
         states, actions, reward, valid = batch_of(taken)
         terminated = torch.zeros_like(valid)
-        terminated[len(taken[1]) - 1] = True
+        terminated[len(taken.actions) - 1] = True
+        truncated = torch.zeros_like(valid)
         values = torch.cat([value[states] * valid, torch.zeros(1, 1, dtype=torch.float64)])
-        advantage = a2c.gae(reward, values, terminated, torch.zeros_like(valid), 1.0, lam)
-        batch = [x[valid] for x in (STATES[states], actions, advantage, advantage)]
+        advantage = a2c.gae(reward, values, terminated, truncated, 1.0, lam)
+        target = advantage
+        batch = [column[valid] for column in (STATES[states], actions, advantage, target)]
         loss, _ = a2c.a2c_loss(agent, batch, a2c.Args(vf_coef=0, ent_coef=0))
         return gradient(loss * valid.sum(), agent)
 
@@ -228,26 +264,31 @@ def a2c_moments(lam, value):
 
 def test_lambda_trades_bias_for_variance():
     _, true_value = action_values(log_policy(make_agent(a2c)).detach())
-    bias, variance = {}, {}
+    bias = {}
+    variance = {}
     for lam in (0.0, 0.5, 1.0):
         mean, variance[lam], exact = a2c_moments(lam, true_value)
-        torch.testing.assert_close(
-            mean, exact, rtol=1e-10, atol=1e-10
-        )  # with V^π every λ is unbiased
-        bias[lam] = float((a2c_moments(lam, VALUE)[0] - exact).norm() / exact.norm())
+        # With V^π every λ is unbiased.
+        torch.testing.assert_close(mean, exact, rtol=1e-10, atol=1e-10)
+        mean, _, _ = a2c_moments(lam, VALUE)
+        bias[lam] = float((mean - exact).norm() / exact.norm())
     assert variance[0.0] < variance[0.5] < variance[1.0]
     assert bias[0.0] > bias[0.5] > 0.1 and bias[1.0] < 1e-10
 
 
 def surrogate_of(log_pi, new_log_pi):
-    """L_π(π') = Σ_t E_{s~d_t^π, a~π}[ π'(a|s)/π(a|s) A^π(s, a) ], the ratio by way of ppo_clip.py's loss."""
-    p = probabilities(log_pi)
+    """L_π(π') = Σ_t E_{s~d_t^π, a~π}[ π'(a|s)/π(a|s) A^π(s, a) ].
+
+    The ratio is that of ppo_clip.py's loss, with a range that is never left.
+    """
     q, v = action_values(log_pi)
+    advantage = q - v[:, None]
     total = torch.zeros(())
-    for probability, (_, states, actions) in zip(p, ALL):
-        advantage, old, new = (x[states, actions] for x in (q - v[:, None], log_pi, new_log_pi))
-        mean = -ppo_clip.policy_loss(new, old, advantage, clip_coef=1e9)[0]
-        total = total + probability * mean * len(states)
+    for probability, trajectory in zip(probabilities(log_pi), ALL):
+        taken = trajectory.states, trajectory.actions
+        columns = new_log_pi[taken], log_pi[taken], advantage[taken]
+        loss, _ = ppo_clip.policy_loss(*columns, clip_coef=1e9)
+        total = total - probability * loss * len(trajectory.states)
     return total
 
 
@@ -259,17 +300,16 @@ def test_the_performance_difference_lemma_and_the_kl_bound(seed, size):
     new_log_pi = (log_pi + size * torch.randn(3, 2)).log_softmax(-1)
     difference = objective(new_log_pi) - objective(log_pi)
     q, v = action_values(log_pi)
-    advantages = torch.stack(
-        [(q - v[:, None])[states, actions].sum() for _, states, actions in ALL]
-    )
-    torch.testing.assert_close(
-        difference, (probabilities(new_log_pi) * advantages).sum()
-    )  # the lemma
+    advantage = q - v[:, None]
+    sums = torch.stack([advantage[t.states, t.actions].sum() for t in ALL])
+    by_the_lemma = (probabilities(new_log_pi) * sums).sum()
+    torch.testing.assert_close(difference, by_the_lemma)
 
-    # Only the second step's states are distributed otherwise, by at most 2 E[TV] in L1 norm, and TV ≤ √(KL/2).
+    # Only the second step's states are distributed otherwise, by at most 2 E[TV] in L1 norm, and
+    # TV ≤ √(KL/2).
     error = (difference - surrogate_of(log_pi, new_log_pi)).abs()
     kl = ppo_kl.softmax_kl(log_pi, new_log_pi)[0]
-    gain = (new_log_pi.exp() * (q - v[:, None])).sum(-1)[1:].abs().max()
+    gain = (new_log_pi.exp() * advantage).sum(-1)[1:].abs().max()
     assert 0 < error <= 2**0.5 * gain * kl.sqrt()
 
 

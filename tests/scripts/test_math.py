@@ -1,11 +1,15 @@
-"""The formulas, against loops in float64 written from their definitions, closed forms, and torch.distributions."""
+"""The formulas, against loops in float64 written from their definitions, closed forms, and
+torch.distributions.
+"""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
 import a2c
@@ -14,19 +18,26 @@ import ppo_kl
 import reinforce_baseline
 from helpers import modules_defining
 
-T, N, GAMMA, LAMBDA = 7, 5, 0.97, 0.9
+T = 7
+N = 5
+GAMMA = 0.97
+LAMBDA = 0.9
 f64 = torch.float64
 
 
 @pytest.fixture
 def rollout():
-    """Random rewards, values and ends of every kind, the first and the last step of the rollout included."""
+    """Random rewards, values and ends of every kind, in the first and the last step, too."""
     rng = torch.Generator().manual_seed(0)
     reward = torch.randn(T, N, generator=rng, dtype=f64)
     value = torch.randn(T + 1, N, generator=rng, dtype=f64)
     terminated, truncated = torch.rand(2, T, N, generator=rng) < 0.15
-    terminated[0, 0] = truncated[0, 1] = terminated[-1, 2] = truncated[-1, 3] = True
-    terminated[3, 4] = truncated[3, 4] = True
+    terminated[0, 0] = True
+    truncated[0, 1] = True
+    terminated[-1, 2] = True
+    truncated[-1, 3] = True
+    terminated[3, 4] = True
+    truncated[3, 4] = True
     return reward, value, terminated, truncated
 
 
@@ -49,42 +60,36 @@ class TestGae:
     @pytest.mark.parametrize("lam", [0.0, LAMBDA, 1.0])
     def test_equals_the_definition(self, module, rollout, lam):
         expected = advantage_by_definition(*rollout, GAMMA, lam)
-        torch.testing.assert_close(
-            module.gae(*rollout, GAMMA, lam), expected, rtol=1e-12, atol=1e-12
-        )
+        advantage = module.gae(*rollout, GAMMA, lam)
+        torch.testing.assert_close(advantage, expected, rtol=1e-12, atol=1e-12)
 
     def test_lambda_1_is_monte_carlo(self, module, rollout):
         reward, value, terminated, truncated = rollout
         never = torch.zeros_like(terminated)
         discounts = GAMMA ** torch.arange(T, dtype=f64)
         monte_carlo = (discounts[:, None] * reward).sum(0) + GAMMA**T * value[-1] - value[0]
-        torch.testing.assert_close(
-            module.gae(reward, value, never, never, GAMMA, 1.0)[0], monte_carlo
-        )
+        advantage = module.gae(reward, value, never, never, GAMMA, 1.0)
+        torch.testing.assert_close(advantage[0], monte_carlo)
 
     @pytest.mark.parametrize(
-        "how, expected",
-        # by hand, with r = 1, V = 4, 6, 8, γ = λ = 0.5: the last step's δ is 1 + γ·8 − 6 if V(s_2) counts, else 1 − 6
-        [("terminated", -5.0), ("truncated", -1.0), ("both", -5.0)],
+        "how, expected", [("terminated", -5.0), ("truncated", -1.0), ("both", -5.0)]
     )
     def test_by_hand(self, module, how, expected):
-        reward, value = torch.ones(2, 1), torch.tensor([[4.0], [6.0], [8.0]])
+        """With γ = λ = 0.5: the last step's δ is 1 + γ · 8 − 6 if V(s_2) counts, else 1 − 6."""
+        reward = torch.ones(2, 1)
+        value = torch.tensor([[4.0], [6.0], [8.0]])
         last = torch.tensor([[False], [True]])
         never = torch.zeros_like(last)
-        advantage = module.gae(
-            reward,
-            value,
-            last if how != "truncated" else never,
-            last if how != "terminated" else never,
-            0.5,
-            0.5,
-        )
+        terminated = last if how != "truncated" else never
+        truncated = last if how != "terminated" else never
+        advantage = module.gae(reward, value, terminated, truncated, 0.5, 0.5)
         assert advantage[:, 0].tolist() == [0.0 + 0.25 * expected, expected]
 
     def test_nothing_crosses_an_episodes_end(self, module, rollout):
         reward, value, terminated, truncated = rollout
         before = module.gae(*rollout, GAMMA, LAMBDA)
-        reward[4:], value[5:] = 1e6, -1e6
+        reward[4:] = 1e6
+        value[5:] = -1e6
         after = module.gae(reward, value, terminated, truncated, GAMMA, LAMBDA)
         assert torch.equal(before[:4, 4], after[:4, 4])  # environment 4 ended at step 3
         assert not torch.equal(before[4:, 4], after[4:, 4])
@@ -93,15 +98,16 @@ class TestGae:
 @pytest.mark.parametrize("module", modules_defining("RunningStats"))
 class TestRunningStats:
     def test_merged_in_parts_equals_all_at_once(self, module):
-        stats, parts = module.RunningStats(3), []
+        stats = module.RunningStats(3)
+        parts = []
         for n, scale in ((50, 1.0), (1, 9.0), (70, 5.0), (30, 0.1)):
             parts.append(torch.randn(n, 3) * scale + scale)
             stats.update(parts[-1])
         every = torch.cat(parts).double()
-        torch.testing.assert_close(stats.mean.double(), every.mean(0), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            stats.var.double(), every.var(0, correction=0), rtol=1e-5, atol=1e-5
-        )
+        mean = every.mean(0)
+        var = every.var(0, correction=0)
+        torch.testing.assert_close(stats.mean.double(), mean, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stats.var.double(), var, rtol=1e-5, atol=1e-5)
         assert stats.count == len(every)
 
     def test_leaves_things_as_they_are_until_it_has_seen_some(self, module):
@@ -136,7 +142,8 @@ def test_gaussian_policy_equals_torch_distributions(module):
 def make_agent(module, kind):
     """An agent whose policy is not uniform and whose observations are scaled."""
     torch.manual_seed(3)
-    agent = module.Agent(Box(-1, 1, (3,)), Discrete(4) if kind == "Discrete" else Box(-2, 2, (2,)))
+    action_space = Discrete(4) if kind == "Discrete" else Box(-2, 2, (2,))
+    agent = module.Agent(Box(-1, 1, (3,)), action_space)
     torch.nn.init.normal_(agent.actor[-1].weight)
     agent.obs_stats.update(torch.randn(100, 3) * 3 + 1)
     return agent
@@ -157,7 +164,8 @@ class TestSample:
     def test_box(self, module):
         agent = make_agent(module, "Box")
         x = torch.randn(3)
-        sample, std = agent.sample(x.expand(200_000, 3)), agent.log_std.exp()
+        sample = agent.sample(x.expand(200_000, 3))
+        std = agent.log_std.exp()
         assert ((sample.mean(0) - agent.actor(x)).abs() < 4 * std / 200_000**0.5).all()
         assert (sample.std(0) / std - 1).abs().max() < 0.01
         log_prob, entropy = agent.log_prob(agent.actor(x.expand(200_000, 3)), sample)
@@ -179,9 +187,8 @@ def test_reward_to_go_equals_the_definition(module, episodes):
     to_go = module.reward_to_go(reward, GAMMA)
     for n in range(N):
         for t in range(T):
-            assert (
-                abs(to_go[t, n] - sum(GAMMA ** (k - t) * reward[k, n] for k in range(t, T))) < 1e-12
-            )
+            expected = sum(GAMMA ** (k - t) * reward[k, n] for k in range(t, T))
+            assert abs(to_go[t, n] - expected) < 1e-12
     assert not to_go[~valid].any() and to_go.dtype == f64
     assert module.reward_to_go(torch.ones(3, 1), 0.5)[:, 0].tolist() == [1.75, 1.5, 1.0]
 
@@ -193,7 +200,8 @@ def test_mean_baseline_equals_the_definition(episodes):
     alone = 0
     for t, n in valid.nonzero().tolist():
         others = [to_go[t, k] for k in range(N) if k != n and valid[t, k]]
-        assert abs(baseline[t, n] - (sum(others) / len(others) if others else 0)) < 1e-12
+        mean = sum(others) / len(others) if others else 0
+        assert abs(baseline[t, n] - mean) < 1e-12
         alone += not others
     assert alone == 3
 
@@ -207,7 +215,8 @@ def test_reinforce_loss_equals_a_loop(module, kind, episodes):
     x = torch.randn(T, N, 3, dtype=f64)
     action = agent.sample(x).detach()
     loss, metrics = module.reinforce_loss(agent, x, action, weight, valid)
-    total, entropy = 0.0, []
+    total = 0.0
+    entropy = []
     for t, n in valid.nonzero().tolist():
         policy = reference_policy(agent, x[t, n])
         total += (policy.log_prob(action[t, n]).sum() * weight[t, n]).item()
@@ -221,159 +230,173 @@ def reference_policy(agent, x):
     return Categorical(logits=out) if agent.discrete else Normal(out, agent.log_std.exp())
 
 
-def actor_critic_batch(kind):
-    """An agent in float64, and of 32 steps x, action, advantage and target."""
+class Steps(NamedTuple):
+    """What a minibatch has of each step, whatever the algorithm."""
+
+    x: Tensor
+    action: Tensor
+    advantage: Tensor
+    target: Tensor
+
+
+def agent_and_steps(kind, size=32):
+    """An agent in float64, and some steps of its own."""
     agent = make_agent(ppo_clip, kind).double()
     x = torch.randn(32, 3, dtype=f64)
-    return agent, x, agent.sample(x).detach(), *torch.randn(2, 32, dtype=f64)
+    action = agent.sample(x).detach()
+    advantage, target = torch.randn(2, 32, dtype=f64)
+    return agent, Steps(x[:size], action[:size], advantage[:size], target[:size])
 
 
 def gradients(loss, agent):
     return torch.autograd.grad(loss, agent.parameters(), allow_unused=True, retain_graph=True)
 
 
+def normalized(advantage):
+    return (advantage - advantage.mean()) / advantage.std(correction=0)
+
+
+def squared_error(agent, steps, i) -> float:
+    """Half of that of the critic, in step i."""
+    value = agent.critic(steps.x[i : i + 1])[0]
+    return 0.5 * (value - steps.target[i]).item() ** 2
+
+
+def logged(metrics, *names) -> list[float]:
+    return [metrics[f"losses/{name}"].item() for name in names]
+
+
 @pytest.mark.parametrize("kind", ["Discrete", "Box"])
 class TestActorCriticLosses:
     """a2c_loss, ppo_loss and ppo_kl_loss, on the same steps."""
 
-    def old(self, agent, x, action):
-        """The columns of the policy that sampled, as ppo_kl.py stores them: outputs, log σ, log-probabilities."""
-        out = agent.actor(x).detach()
-        return (
-            out,
-            agent.log_std.detach().expand_as(out).clone(),
-            agent.log_prob(out, action)[0].detach(),
-        )
+    def old_policy(self, agent, steps):
+        """Outputs, log σ and log π of the policy that sampled, as ppo_kl.py stores them."""
+        out = agent.actor(steps.x).detach()
+        log_std = agent.log_std.detach().expand_as(out).clone()
+        log_prob, _ = agent.log_prob(out, steps.action)
+        return out, log_std, log_prob.detach()
+
+    def ppo_minibatch(self, steps, old_log_prob, old_value):
+        return [steps.x, steps.action, old_log_prob, old_value, steps.advantage, steps.target]
+
+    def ppo_kl_minibatch(self, steps, old_policy):
+        return [steps.x, steps.action, *old_policy, steps.advantage, steps.target]
 
     def test_a2c_loss_equals_a_loop(self, kind):
-        agent, x, action, advantage, target = actor_critic_batch(kind)
-        loss, metrics = a2c.a2c_loss(
-            agent, [x, action, advantage, target], a2c.Args(vf_coef=0.7, ent_coef=0.3)
-        )
-        policy, value, entropy = 0.0, 0.0, 0.0
+        agent, steps = agent_and_steps(kind)
+        loss, metrics = a2c.a2c_loss(agent, list(steps), a2c.Args(vf_coef=0.7, ent_coef=0.3))
+        policy = value = entropy = 0.0
         for i in range(32):
-            reference = reference_policy(agent, x[i])
-            policy -= (reference.log_prob(action[i]).sum() * advantage[i]).item() / 32
-            value += 0.5 * (agent.critic(x[i : i + 1])[0] - target[i]).item() ** 2 / 32
+            reference = reference_policy(agent, steps.x[i])
+            log_prob = reference.log_prob(steps.action[i]).sum()
+            policy -= (log_prob * steps.advantage[i]).item() / 32
+            value += squared_error(agent, steps, i) / 32
             entropy += reference.entropy().sum().item() / 32
         expected = [policy + 0.7 * value - 0.3 * entropy, policy, value, entropy]
-        seen = [
-            loss,
-            *(metrics[f"losses/{name}"] for name in ("policy_loss", "value_loss", "entropy")),
-        ]
-        np.testing.assert_allclose([x.item() for x in seen], expected, rtol=1e-12)
+        seen = [loss.item(), *logged(metrics, "policy_loss", "value_loss", "entropy")]
+        np.testing.assert_allclose(seen, expected, rtol=1e-12)
 
     def test_ppos_gradient_at_ratio_1_is_a2cs(self, kind):
-        agent, x, action, advantage, target = actor_critic_batch(kind)
-        out, log_std, log_prob = self.old(agent, x, action)
-        flags = {"vf_coef": 0.7, "ent_coef": 0.3}
-        a2c_loss, _ = a2c.a2c_loss(agent, [x, action, advantage, target], a2c.Args(**flags))
+        agent, steps = agent_and_steps(kind)
+        old = self.old_policy(agent, steps)
         old_value = torch.randn(32, dtype=f64)
-        clip, _ = ppo_clip.ppo_loss(
-            agent, [x, action, log_prob, old_value, advantage, target], ppo_clip.Args(**flags)
-        )
-        minibatch = [x, action, out, log_std, log_prob, advantage, target]
-        kl, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 10.0, ppo_kl.Args(**flags))
+        flags = {"vf_coef": 0.7, "ent_coef": 0.3}
+        a2c_loss, _ = a2c.a2c_loss(agent, list(steps), a2c.Args(**flags))
+        minibatch = self.ppo_minibatch(steps, old[-1], old_value)
+        clip_loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args(**flags))
+        minibatch = self.ppo_kl_minibatch(steps, old)
+        kl_loss, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 10.0, ppo_kl.Args(**flags))
         assert abs(metrics["losses/kl"]) < 1e-12
         reference = gradients(a2c_loss, agent)
-        for ours in (gradients(clip, agent), gradients(kl, agent)):
-            for a, b in zip(ours, reference):
-                if b is None:  # log σ of a Discrete policy
-                    assert kind == "Discrete" and a is None
+        for loss in (clip_loss, kl_loss):
+            for found, expected in zip(gradients(loss, agent), reference):
+                if expected is None:  # log σ of a Discrete policy
+                    assert kind == "Discrete" and found is None
                 else:
-                    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-                    assert b.abs().sum() > 0
+                    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+                    assert expected.abs().sum() > 0
 
     @pytest.mark.parametrize("norm_adv", [False, True])
     @pytest.mark.parametrize("clip_vloss", [False, True])
     def test_ppo_loss_is_the_sum_of_its_terms(self, kind, clip_vloss, norm_adv):
-        agent, x, action, advantage, target = actor_critic_batch(kind)
+        agent, steps = agent_and_steps(kind)
         args = ppo_clip.Args(vf_coef=0.7, ent_coef=0.3, clip_vloss=clip_vloss, norm_adv=norm_adv)
         old_log_prob, old_value = torch.randn(2, 32, dtype=f64)
-        loss, metrics = ppo_clip.ppo_loss(
-            agent, [x, action, old_log_prob, old_value, advantage, target], args
-        )
-        if norm_adv:
-            advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
-        log_prob, entropy = agent.log_prob(agent.actor(x), action)
-        pg, _ = ppo_clip.policy_loss(log_prob, old_log_prob, advantage, 0.2)
-        v = ppo_clip.value_loss(agent.critic(x), old_value, target, 0.2 if clip_vloss else None)
-        torch.testing.assert_close(loss, pg + 0.7 * v - 0.3 * entropy.mean())
+        minibatch = self.ppo_minibatch(steps, old_log_prob, old_value)
+        loss, metrics = ppo_clip.ppo_loss(agent, minibatch, args)
+        advantage = normalized(steps.advantage) if norm_adv else steps.advantage
+        log_prob, entropy = agent.log_prob(agent.actor(steps.x), steps.action)
+        pg_loss, _ = ppo_clip.policy_loss(log_prob, old_log_prob, advantage, 0.2)
+        clip_coef = 0.2 if clip_vloss else None
+        v_loss = ppo_clip.value_loss(agent.critic(steps.x), old_value, steps.target, clip_coef)
+        torch.testing.assert_close(loss, pg_loss + 0.7 * v_loss - 0.3 * entropy.mean())
         assert metrics["losses/entropy"] == entropy.mean()
-        torch.testing.assert_close(metrics["losses/policy_loss"], pg)
+        torch.testing.assert_close(metrics["losses/policy_loss"], pg_loss)
 
     @pytest.mark.parametrize("norm_adv", [False, True])
     def test_ppo_kl_loss_equals_a_loop(self, kind, norm_adv):
         """Away from the old policy, σ included."""
-        agent, x, action, advantage, target = actor_critic_batch(kind)
-        old = self.old(agent, x, action)
+        agent, steps = agent_and_steps(kind)
+        old = self.old_policy(agent, steps)
+        old_out, old_log_std, _ = old
         with torch.no_grad():
             for parameter in agent.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
         args = ppo_kl.Args(vf_coef=0.7, ent_coef=0.3, norm_adv=norm_adv)
-        loss, metrics = ppo_kl.ppo_kl_loss(agent, [x, action, *old, advantage, target], 2.5, args)
-        if norm_adv:
-            advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
+        minibatch = self.ppo_kl_minibatch(steps, old)
+        loss, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 2.5, args)
+        advantage = normalized(steps.advantage) if norm_adv else steps.advantage
         policy = kl = value = entropy = 0.0
         for i in range(32):
-            new = reference_policy(agent, x[i])
-            before = (
-                Categorical(logits=old[0][i])
-                if kind == "Discrete"
-                else Normal(old[0][i], old[1][i].exp())
-            )
-            ratio = (new.log_prob(action[i]).sum() - before.log_prob(action[i]).sum()).exp()
+            after = reference_policy(agent, steps.x[i])
+            if kind == "Discrete":
+                before = Categorical(logits=old_out[i])
+            else:
+                before = Normal(old_out[i], old_log_std[i].exp())
+            action = steps.action[i]
+            ratio = (after.log_prob(action).sum() - before.log_prob(action).sum()).exp()
             policy -= (ratio * advantage[i]).item() / 32
-            kl += kl_divergence(before, new).sum().item() / 32
-            value += 0.5 * (agent.critic(x[i : i + 1])[0] - target[i]).item() ** 2 / 32
-            entropy += new.entropy().sum().item() / 32
+            kl += kl_divergence(before, after).sum().item() / 32
+            value += squared_error(agent, steps, i) / 32
+            entropy += after.entropy().sum().item() / 32
         assert kl > 0.01
         expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy, kl, value, entropy]
-        seen = [
-            loss,
-            *(metrics[f"losses/{name}"] for name in ("policy_loss", "kl", "value_loss", "entropy")),
-        ]
-        np.testing.assert_allclose(
-            [x.item() for x in seen], expected, rtol=1e-7
-        )  # the advantages' 1e-8
+        seen = [loss.item(), *logged(metrics, "policy_loss", "kl", "value_loss", "entropy")]
+        np.testing.assert_allclose(seen, expected, rtol=1e-7)  # the advantages' 1e-8
 
     def test_a_minibatch_of_one_is_not_nan(self, kind):
-        agent, x, action, advantage, target = (
-            y if isinstance(y, torch.nn.Module) else y[:1] for y in actor_critic_batch(kind)
-        )
-        out, log_std, log_prob = self.old(agent, x, action)
+        agent, steps = agent_and_steps(kind, size=1)
+        old = self.old_policy(agent, steps)
         flags = {"norm_adv": True, "ent_coef": 0.1}
-        clip, _ = ppo_clip.ppo_loss(
-            agent, [x, action, log_prob, target, advantage, target], ppo_clip.Args(**flags)
-        )
-        minibatch = [x, action, out, log_std, log_prob, advantage, target]
-        kl, _ = ppo_kl.ppo_kl_loss(agent, minibatch, 1.0, ppo_kl.Args(**flags))
-        for loss in (clip, kl):
-            assert all(g is None or g.isfinite().all() for g in gradients(loss, agent))
+        minibatch = self.ppo_minibatch(steps, old[-1], steps.target)
+        clip_loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args(**flags))
+        minibatch = self.ppo_kl_minibatch(steps, old)
+        kl_loss, _ = ppo_kl.ppo_kl_loss(agent, minibatch, 1.0, ppo_kl.Args(**flags))
+        for loss in (clip_loss, kl_loss):
+            found = [g for g in gradients(loss, agent) if g is not None]
+            assert all(gradient.isfinite().all() for gradient in found)
 
 
 def test_softmax_kl_equals_torch_distributions():
     old, new = 3 * torch.randn(2, 40, 7, 6)
     expected = kl_divergence(Categorical(logits=old), Categorical(logits=new))
     torch.testing.assert_close(ppo_kl.softmax_kl(old, new), expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(
-        expected, ppo_kl.softmax_kl(new, old), rtol=0.1
-    )  # it is not symmetric
+    the_other_way_round = ppo_kl.softmax_kl(new, old)
+    assert not torch.allclose(expected, the_other_way_round, rtol=0.1)
     torch.testing.assert_close(ppo_kl.softmax_kl(old, old), torch.zeros(40, 7))
 
 
 def test_gaussian_kl_equals_torch_distributions():
     old_mean, mean, old_log_std = torch.randn(3, 40, 7, 3)
     log_std = torch.tensor([-1.0, 0.0, 0.7])
-    expected = kl_divergence(Normal(old_mean, old_log_std.exp()), Normal(mean, log_std.exp())).sum(
-        -1
-    )
-    torch.testing.assert_close(
-        ppo_kl.gaussian_kl(old_mean, old_log_std, mean, log_std), expected, rtol=1e-4, atol=1e-5
-    )
-    assert not torch.allclose(
-        expected, ppo_kl.gaussian_kl(mean, log_std, old_mean, old_log_std), rtol=0.1
-    )
+    old = Normal(old_mean, old_log_std.exp())
+    new = Normal(mean, log_std.exp())
+    expected = kl_divergence(old, new).sum(-1)
+    found = ppo_kl.gaussian_kl(old_mean, old_log_std, mean, log_std)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    the_other_way_round = ppo_kl.gaussian_kl(mean, log_std, old_mean, old_log_std)
+    assert not torch.allclose(expected, the_other_way_round, rtol=0.1)
     zero = ppo_kl.gaussian_kl(old_mean, old_log_std, old_mean, old_log_std)
     torch.testing.assert_close(zero, torch.zeros(40, 7), rtol=0, atol=1e-5)
 
@@ -393,22 +416,23 @@ def test_policy_loss_equals_a_loop():
     new = old + 0.4 * new
     total = kl = clipped = 0.0
     for i in range(64):
-        r, a = math.exp(new[i] - old[i]), advantage[i]
-        total += min(r * a, min(max(r, 0.8), 1.2) * a)
-        kl += r - 1 - math.log(r)
-        clipped += abs(r - 1) > 0.2
-    loss, metrics = ppo_clip.policy_loss(*(torch.as_tensor(x) for x in (new, old, advantage)), 0.2)
-    seen = [loss, metrics["losses/approx_kl"], metrics["losses/clipfrac"]]
-    np.testing.assert_allclose(
-        [x.item() for x in seen], [-total / 64, kl / 64, clipped / 64], rtol=1e-7
-    )
-    assert loss.dtype == f64 and abs(float(loss) + total / 64) < 1e-12
+        ratio = math.exp(new[i] - old[i])
+        clipped_ratio = min(max(ratio, 0.8), 1.2)
+        total += min(ratio * advantage[i], clipped_ratio * advantage[i])
+        kl += ratio - 1 - math.log(ratio)
+        clipped += abs(ratio - 1) > 0.2
+    columns = [torch.as_tensor(column) for column in (new, old, advantage)]
+    loss, metrics = ppo_clip.policy_loss(*columns, 0.2)
+    seen = [loss.item(), *logged(metrics, "approx_kl", "clipfrac")]
+    np.testing.assert_allclose(seen, [-total / 64, kl / 64, clipped / 64], rtol=1e-7)
+    assert loss.dtype == f64 and abs(loss.item() + total / 64) < 1e-12
     assert 0.1 < metrics["losses/clipfrac"] < 0.9  # both branches were taken
 
 
 def test_policy_loss_is_finite_where_the_ratio_underflows():
     """A Gaussian with a small σ that has moved: the ratio is 0, its logarithm −200."""
-    loss, metrics = ppo_clip.policy_loss(torch.tensor([-200.0]), torch.zeros(1), torch.ones(1), 0.2)
+    log_prob = torch.tensor([-200.0])
+    loss, metrics = ppo_clip.policy_loss(log_prob, torch.zeros(1), torch.ones(1), 0.2)
     assert loss == 0 and metrics["losses/approx_kl"] == 199
 
 
@@ -417,25 +441,29 @@ def test_policy_loss_is_finite_where_the_ratio_underflows():
 )
 def test_the_gradient_stops_only_where_moving_on_would_gain(ratio, advantage, moves):
     log_prob = torch.tensor([math.log(ratio)], requires_grad=True)
-    loss, _ = ppo_clip.policy_loss(log_prob, torch.zeros(1), torch.tensor([float(advantage)]), 0.2)
+    advantage = torch.tensor([float(advantage)])
+    loss, _ = ppo_clip.policy_loss(log_prob, torch.zeros(1), advantage, 0.2)
     loss.backward()
     assert bool(log_prob.grad != 0) is moves
 
 
 def test_approx_kl_estimates_the_exact_kl():
     torch.manual_seed(0)
-    old, new = Normal(0.0, 1.0), Normal(0.1, 1.1)
+    old = Normal(0.0, 1.0)
+    new = Normal(0.1, 1.1)
     action = old.sample((400_000,))
-    _, metrics = ppo_clip.policy_loss(
-        new.log_prob(action), old.log_prob(action), torch.ones(400_000), 0.2
-    )
+    log_probs = new.log_prob(action), old.log_prob(action)
+    _, metrics = ppo_clip.policy_loss(*log_probs, torch.ones(400_000), 0.2)
     assert abs(metrics["losses/approx_kl"] / kl_divergence(old, new) - 1) < 0.02
 
 
 def test_value_loss():
-    value, old, target = torch.tensor([[1.0, 2.0], [0.9, 0.5], [0.0, 3.0]], dtype=f64)
+    value = torch.tensor([1.0, 2.0], dtype=f64)
+    old = torch.tensor([0.9, 0.5], dtype=f64)
+    target = torch.tensor([0.0, 3.0], dtype=f64)
     assert ppo_clip.value_loss(value, old, target, None) == 0.5 * (1.0**2 + 1.0**2) / 2
-    # value 1 moved 0.1 from 0.9: within the range; value 2 moved 1.5 from 0.5: counted as at 0.7, error 2.3
+    # Value 1 moved 0.1 from 0.9: within the range. Value 2 moved 1.5 from 0.5: it counts as 0.7,
+    # with an error of 2.3.
     clipped = ppo_clip.value_loss(value, old, target, 0.2)
     torch.testing.assert_close(clipped, torch.tensor(0.5 * (1.0 + 2.3**2) / 2, dtype=f64))
 
@@ -443,8 +471,10 @@ def test_value_loss():
 @pytest.mark.parametrize("module", modules_defining("Adam"))
 def test_adam_is_torchs_adam(module):
     torch.manual_seed(0)
-    start, gradients = torch.randn(20), torch.randn(5, 20)
-    results = []
+    start = torch.randn(20)
+    gradients = torch.randn(5, 20)
+    weights = []
+    states = []
     for optimizer_class in (module.Adam, torch.optim.Adam):
         parameter = torch.nn.Parameter(start.clone())
         optimizer = optimizer_class([parameter], 0.1, eps=1e-5, fused=True)
@@ -453,6 +483,7 @@ def test_adam_is_torchs_adam(module):
             optimizer.step()
         copy = optimizer_class([torch.nn.Parameter(start.clone())], 0.1)
         copy.load_state_dict(optimizer.state_dict())
-        results.append((parameter.detach(), copy.state_dict()["state"][0]["exp_avg_sq"]))
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results))
-    assert not torch.equal(results[0][0], start)
+        weights.append(parameter.detach())
+        states.append(copy.state_dict()["state"][0]["exp_avg_sq"])
+    assert torch.equal(*weights) and torch.equal(*states)
+    assert not torch.equal(weights[0], start)

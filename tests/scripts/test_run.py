@@ -1,6 +1,5 @@
 """A run as a user sees it: its folder, its end, its interruption, its repetition."""
 
-import json
 import pickle
 import shutil
 import signal
@@ -17,18 +16,63 @@ import reinforce_baseline
 from helpers import (
     OFF_POLICY,
     ON_POLICY,
+    agent_for,
     environment_flags,
     modules_defining,
     short_run_flags,
     short_run_steps,
     wait_for,
 )
-from run_folder import RunsCodeWhenUnpickled, checkpoint, scalars, summary
+from run_folder import (
+    RunsCodeWhenUnpickled,
+    checkpoint,
+    config,
+    scalar_values,
+    scalars,
+    steps_taken,
+    summary,
+)
 
-SUMMARY = (
-    "script env_id seed global_step episodes train_return_last100 eval_return_mean eval_return_std eval_episodes "
-    "wall_s sps solved_at_step solved_at_s"
-).split()
+SUMMARY = [
+    "script",
+    "env_id",
+    "seed",
+    "global_step",
+    "episodes",
+    "train_return_last100",
+    "eval_return_mean",
+    "eval_return_std",
+    "eval_episodes",
+    "wall_s",
+    "sps",
+    "solved_at_step",
+    "solved_at_s",
+]
+LOGGED = {
+    "charts/episodic_return",
+    "charts/episodic_length",
+    "charts/SPS",
+    "eval/episodic_return",
+}
+
+
+def skip_discrete_off_policy(script: str, env_id: str) -> None:
+    if script in OFF_POLICY and env_id in ("CartPole-v1", "tiny_envs:IdentityDiscrete-v0"):
+        pytest.skip("Box actions only")
+
+
+def first_value(run_dir, tag: str) -> float:
+    return scalar_values(run_dir, tag)[0]
+
+
+def global_step(run_dir) -> int:
+    """That of the checkpoint; 0 where there is none yet."""
+    state = checkpoint(run_dir)
+    return state["count"]["global_step"] if state else 0
+
+
+def logged_steps(run_dir) -> list[int]:
+    return [step for step, _ in scalars(run_dir)["charts/SPS"]]
 
 
 def test_a_runs_folder(script, run, tmp_path):
@@ -37,39 +81,33 @@ def test_a_runs_folder(script, run, tmp_path):
     assert len(done.stdout.splitlines()) == 1 and "over 5 episodes" in done.stdout
 
     result = summary(tmp_path / "r")
-    assert sorted(result) == sorted([*SUMMARY, "updates"] if script in OFF_POLICY else SUMMARY)
+    steps = short_run_steps(script)
+    expected = [*SUMMARY, "updates"] if script in OFF_POLICY else SUMMARY
+    assert sorted(result) == sorted(expected)
     assert result["script"] == script and result["seed"] == 1 and result["eval_episodes"] == 5
-    assert short_run_steps(script) <= result["global_step"] < 2 * short_run_steps(script)
+    assert steps <= result["global_step"] < 2 * steps
     if script in OFF_POLICY:
-        assert (
-            result["env_id"] == "Pendulum-v1"
-            and result["global_step"] == 1200
-            and result["updates"] == 1000
-        )
-        assert (
-            -1800 < result["train_return_last100"] < -500 and -1800 < result["eval_return_mean"] < 0
-        )
+        assert result["env_id"] == "Pendulum-v1"
+        assert result["global_step"] == 1200 and result["updates"] == 1000
+        assert -1800 < result["train_return_last100"] < -500
+        assert -1800 < result["eval_return_mean"] < 0
     else:
         assert result["env_id"] == "CartPole-v1"
-        assert 8 < result["train_return_last100"] <= 500 and 8 < result["eval_return_mean"] <= 500
+        assert 8 < result["train_return_last100"] <= 500
+        assert 8 < result["eval_return_mean"] <= 500
 
-    config = json.loads((tmp_path / "r" / "config.json").read_text())
-    assert config["script"] == script and config["args"]["total_timesteps"] == short_run_steps(
-        script
-    )
-    assert config["versions"]["torch"] == torch.__version__ and config["device"] in ("cpu", "cuda")
+    written = config(tmp_path / "r")
+    assert written["script"] == script and written["args"]["total_timesteps"] == steps
+    assert written["versions"]["torch"] == torch.__version__
+    assert written["device"] in ("cpu", "cuda")
 
     logged = scalars(tmp_path / "r")
-    assert {
-        "charts/episodic_return",
-        "charts/episodic_length",
-        "charts/SPS",
-        "eval/episodic_return",
-    } <= set(logged)
+    assert LOGGED <= set(logged)
     assert any(tag.startswith("losses/") for tag in logged)
-    steps = [step for step, _ in logged["charts/SPS"]]
+    steps = logged_steps(tmp_path / "r")
     assert steps == sorted(set(steps)) and steps[-1] == result["global_step"]
-    assert abs(logged["eval/episodic_return"][0][1] - result["eval_return_mean"]) < 1e-3
+    evaluated = first_value(tmp_path / "r", "eval/episodic_return")
+    assert abs(evaluated - result["eval_return_mean"]) < 1e-3
 
 
 def test_it_starts_without_torch_dynamo(script, run):
@@ -78,181 +116,160 @@ def test_it_starts_without_torch_dynamo(script, run):
     assert "torch.optim" in done.stderr and "torch._dynamo" not in done.stderr
 
 
-def test_the_default_run_dir(script, run, tmp_path):
-    assert run(script, *short_run_flags(script), "--seed", 7, "--no-save-model").returncode == 0
+def test_the_default_run_dir(script, completed_run, tmp_path):
+    completed_run(script, *short_run_flags(script), "--seed", 7, "--no-save-model")
     [run_dir] = (tmp_path / "runs").iterdir()
     assert run_dir.name.startswith(f"{summary(run_dir)['env_id']}__{script}__7__")
     assert (run_dir / "summary.json").exists() and not (run_dir / "policy.pt").exists()
 
 
-def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, run, tmp_path):
-    logs, weights = [], []
+def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
+    logs = []
+    weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert (
-            run(script, *short_run_flags(script), "--seed", seed, "--run-dir", name).returncode == 0
-        )
-        logged = scalars(tmp_path / name)
+        run_dir = short_run(script, "--seed", seed, run_dir=name)
+        logged = scalars(run_dir)
         del logged["charts/SPS"]
         logs.append(logged)
-        weights.append(torch.load(tmp_path / name / "policy.pt", weights_only=True)["layers"][0][0])
+        policy = torch.load(run_dir / "policy.pt", weights_only=True)
+        weights.append(policy["layers"][0][0])
     assert logs[0] == logs[1] != logs[2]
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
-def test_killed_and_resumed(script, run, start, tmp_path):
+def test_killed_and_resumed(script, completed_run, start, tmp_path):
+    run_dir = tmp_path / "r"
     total = 5 * short_run_steps(script)
     flags = ("--total-timesteps", total, "--checkpoint-interval", 0.01)
     process = start(script, *short_run_flags(script), *flags, "--run-dir", "r")
-    wait_for(
-        lambda: (checkpoint(tmp_path / "r") or {"count": {"global_step": 0}})["count"][
-            "global_step"
-        ],
-        60,
-        process,
-    )
+    wait_for(lambda: global_step(run_dir) > 0, 60, process)
     process.kill()
     process.wait()
-    before = checkpoint(tmp_path / "r")["count"]
-    assert 0 < before["global_step"] < total and not (tmp_path / "r" / "summary.json").exists()
+    before = checkpoint(run_dir)["count"]
+    assert 0 < before["global_step"] < total and not (run_dir / "summary.json").exists()
 
-    done = run(script, "--resume", "r")
-    assert done.returncode == 0, done.stderr
-    after = summary(tmp_path / "r")
+    completed_run(script, "--resume", "r")
+    after = summary(run_dir)
     assert after["global_step"] >= total and after["episodes"] > before["episodes"]
     assert after["wall_s"] > before["wall_s"]
-    steps = [step for step, _ in scalars(tmp_path / "r")["charts/SPS"]]
-    assert (
-        steps == sorted(set(steps)) and before["global_step"] in steps
-    )  # nothing twice, nothing lost
+    steps = logged_steps(run_dir)
+    assert steps == sorted(set(steps))  # nothing twice
+    assert before["global_step"] in steps  # nothing lost
 
-    again = run(script, "--resume", "r")
-    assert again.returncode == 0 and "finished" in again.stdout and summary(tmp_path / "r") == after
+    again = completed_run(script, "--resume", "r")
+    assert "finished" in again.stdout and summary(run_dir) == after
 
-    longer = run(script, "--resume", "r", "--total-timesteps", total + 500)
-    assert longer.returncode == 0 and summary(tmp_path / "r")["global_step"] >= total + 500
+    completed_run(script, "--resume", "r", "--total-timesteps", total + 500)
+    assert summary(run_dir)["global_step"] >= total + 500
 
 
-def test_a_resumed_run_goes_on_from_the_checkpoints_state(script, run, tmp_path):
-    """Some steps more with a step size of zero: the weights stay, the optimisers and the statistics go on."""
-    assert run(script, *short_run_flags(script), "--run-dir", "r").returncode == 0
-    before = checkpoint(tmp_path / "r")
-    more = (
-        9000 if script == "dagger" else 1500
-    )  # an episode ends: 16 environments of 500 steps each
+def test_a_resumed_run_goes_on_from_the_checkpoints_state(
+    script, short_run, completed_run, tmp_path
+):
+    """With a step size of zero the weights stay; the optimisers and the statistics go on."""
+    run_dir = short_run(script)
+    before = checkpoint(run_dir)
+    # Until an episode ends: dagger.py has 16 environments of 500 steps each.
+    more = 9000 if script == "dagger" else 1500
     flags = ("--total-timesteps", before["count"]["global_step"] + more)
     flags += ("--policy-lr", 0, "--q-lr", 0) if script in OFF_POLICY else ("--learning-rate", 0)
     flags += ("--no-norm-obs",) if script in ON_POLICY else ()
     for name in ("r1", "r2"):
-        shutil.copytree(tmp_path / "r", tmp_path / name)
-        assert run(script, "--resume", name, *flags).returncode == 0
-    after, again = checkpoint(tmp_path / "r1"), checkpoint(tmp_path / "r2")
-    assert all(
-        torch.equal(tensor, after["agent"][name])
-        for name, tensor in before["agent"].items()
-        if not name.startswith(("return_stats", "obs_"))  # of what has been seen, which is more now
-    )
-    for name in [name for name in before if "optimizer" in name]:
-        taken = [next(iter(state[name]["state"].values()))["step"] for state in (before, after)]
-        assert 0 < taken[0] < taken[1]
-    assert not torch.equal(before["rng"], after["rng"]) and torch.equal(after["rng"], again["rng"])
+        shutil.copytree(run_dir, tmp_path / name)
+        completed_run(script, "--resume", name, *flags)
+    after = checkpoint(tmp_path / "r1")
+    again = checkpoint(tmp_path / "r2")
+    for name, tensor in before["agent"].items():
+        if not name.startswith(("return_stats", "obs_")):  # they have seen more
+            assert torch.equal(tensor, after["agent"][name]), name
+    for name in before:
+        if "optimizer" in name:
+            assert 0 < steps_taken(before[name]) < steps_taken(after[name])
+    assert not torch.equal(before["rng"], after["rng"])
+    assert torch.equal(after["rng"], again["rng"])
     assert after["last100"] == again["last100"]
     assert after["count"]["episodes"] > before["count"]["episodes"]
 
 
-def test_the_random_state_is_restored(script, run, tmp_path):
+def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path):
     """Another random state in the checkpoint, other actions or minibatches after it."""
-    assert run(script, *short_run_flags(script), "--run-dir", "r").returncode == 0
-    shutil.copytree(tmp_path / "r", tmp_path / "other")
-    state = checkpoint(tmp_path / "r")
+    run_dir = short_run(script)
+    shutil.copytree(run_dir, tmp_path / "other")
     torch.manual_seed(12345)
-    torch.save(state | {"rng": torch.get_rng_state()}, tmp_path / "other" / "checkpoint.pt")
+    state = checkpoint(run_dir) | {"rng": torch.get_rng_state()}
+    torch.save(state, tmp_path / "other" / "checkpoint.pt")
     for name in ("r", "other"):
-        assert (
-            run(
-                script, "--resume", name, "--total-timesteps", 2 * short_run_steps(script)
-            ).returncode
-            == 0
-        )
-    one, other = (checkpoint(tmp_path / name)["agent"] for name in ("r", "other"))
+        total = 2 * short_run_steps(script)
+        completed_run(script, "--resume", name, "--total-timesteps", total)
+    one = checkpoint(run_dir)["agent"]
+    other = checkpoint(tmp_path / "other")["agent"]
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(script, run, start, tmp_path, number):
+def test_interrupted(script, completed_run, start, tmp_path, number):
+    run_dir = tmp_path / "r"
     flags = (*short_run_flags(script), "--total-timesteps", 10_000_000)
     process = start(script, *flags, "--run-dir", "r", "--checkpoint-interval", 3600)
-    wait_for(lambda: checkpoint(tmp_path / "r"), 60, process)  # the one of step 0
+    wait_for(lambda: checkpoint(run_dir), 60, process)  # the one of step 0
     time.sleep(0.5)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + number and err == "" and "--resume r" in out
-    step = checkpoint(tmp_path / "r")["count"]["global_step"]
-    assert step > 0 and scalars(tmp_path / "r")["charts/SPS"][-1][0] == step
-    assert (
-        run(script, "--resume", "r", "--total-timesteps", step + 1, "--eval-episodes", 2).returncode
-        == 0
-    )
-    assert summary(tmp_path / "r")["global_step"] > step
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and stderr == "" and "--resume r" in stdout
+    step = global_step(run_dir)
+    assert step > 0 and logged_steps(run_dir)[-1] == step
+    completed_run(script, "--resume", "r", "--total-timesteps", step + 1, "--eval-episodes", 2)
+    assert summary(run_dir)["global_step"] > step
 
 
-def test_target_return_stops_the_run(script, run, tmp_path):
+def test_target_return_stops_the_run(script, short_run):
     target = -1e9 if script in OFF_POLICY else 20
-    flags = (*short_run_flags(script), "--total-timesteps", 1_000_000, "--target-return", target)
+    flags = ("--total-timesteps", 1_000_000, "--target-return", target)
     flags += ("--updates-per-step", 0.01) if script in OFF_POLICY else ()
-    done = run(script, *flags, "--run-dir", "r")
-    result = summary(tmp_path / "r")
-    assert (
-        done.returncode == 0
-        and result["train_return_last100"] >= target
-        and result["episodes"] >= 100
-    )
+    result = summary(short_run(script, *flags))
+    assert result["train_return_last100"] >= target and result["episodes"] >= 100
     assert result["global_step"] == result["solved_at_step"] < 100_000
     assert 0 < result["solved_at_s"] <= result["wall_s"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(script, run, tmp_path):
     env_id = "tiny_envs:BrokenBox-v0" if script in OFF_POLICY else "tiny_envs:Broken-v0"
-    done = run(
-        script,
-        *short_run_flags(script, env_id, tmp_path),
-        "--checkpoint-interval",
-        0,
-        "--run-dir",
-        "r",
-    )
-    assert done.returncode == 1 and "became nan" in done.stderr and "Traceback" not in done.stderr
+    flags = short_run_flags(script, env_id, tmp_path)
+    done = run(script, *flags, "--checkpoint-interval", 0, "--run-dir", "r")
+    assert done.returncode == 1
+    assert "became nan" in done.stderr and "Traceback" not in done.stderr
     assert all(tensor.isfinite().all() for tensor in checkpoint(tmp_path / "r")["agent"].values())
-    assert scalars(tmp_path / "r")["charts/SPS"]  # the log is on disk
+    assert logged_steps(tmp_path / "r")  # the log is on disk
 
 
 @pytest.mark.parametrize("env_id", ["tiny_envs:IdentityDiscrete-v0", "tiny_envs:IdentityBox-v0"])
-def test_policy_pt_is_the_network(module, script, run, tmp_path, env_id):
+def test_policy_pt_is_the_network(module, script, short_run, env_id):
     """The file alone, against the checkpoint's weights run through the script's own network."""
-    if script in OFF_POLICY and "Discrete" in env_id:
-        pytest.skip("Box actions only")
-    assert run(script, *short_run_flags(script, env_id, tmp_path), "--run-dir", "r").returncode == 0
+    skip_discrete_off_policy(script, env_id)
+    run_dir = short_run(script, env_id=env_id)
     envs = module.make_envs(env_id, 1)
-    agent = module.Agent(envs.single_observation_space, envs.single_action_space)
-    agent.load_state_dict(checkpoint(tmp_path / "r")["agent"])
-    policy = module.load_policy(tmp_path / "r" / "policy.pt")
-    obs = np.random.default_rng(0).normal(size=(50, envs.single_observation_space.shape[0])) * 3
+    agent = agent_for(module, envs)
+    agent.load_state_dict(checkpoint(run_dir)["agent"])
+    policy = module.load_policy(run_dir / "policy.pt")
+    obs_dim = envs.single_observation_space.shape[0]
+    obs = 3 * np.random.default_rng(0).normal(size=(50, obs_dim))
     with torch.no_grad():
         expected = most_probable(agent, torch.as_tensor(obs, dtype=torch.float32))
     np.testing.assert_allclose(policy(obs), expected, rtol=1e-5, atol=1e-6)
     assert all(envs.single_action_space.contains(action) for action in policy(obs))
-    saved = torch.load(tmp_path / "r" / "policy.pt", weights_only=True)
+    saved = torch.load(run_dir / "policy.pt", weights_only=True)
     assert saved["env_id"] == env_id and saved["action_space"] == str(envs.single_action_space)
 
     returns = module.evaluate(policy, module.make_envs(env_id, 5), module.derive_seed(1, 1))
-    assert abs(returns.mean() - summary(tmp_path / "r")["eval_return_mean"]) < 1e-6
+    assert abs(returns.mean() - summary(run_dir)["eval_return_mean"]) < 1e-6
 
 
 def most_probable(agent, obs) -> np.ndarray:
     """The deterministic policy, by each script's own network."""
     out = agent.actor(agent.normalize(obs))
-    if not hasattr(
-        agent, "discrete"
-    ):  # the off-policy scripts': a tanh of the mean, which a deviation may follow
+    if not hasattr(agent, "discrete"):
+        # The off-policy scripts': a tanh of the mean, which a deviation may follow.
         return agent.to_env(out[..., : len(agent.low)].tanh())
     return agent.to_env(out.argmax(-1) if agent.discrete else out)
 
@@ -264,236 +281,186 @@ def test_a_policy_file_that_carries_code_is_refused(module, tmp_path):
         module.load_policy(tmp_path / "policy.pt")
 
 
-def test_a_video_of_an_evaluation_episode(script, run, tmp_path):
-    done = run(
-        script,
-        *short_run_flags(script),
-        "--capture-video",
-        "--run-dir",
-        "r",
-        SDL_VIDEODRIVER="dummy",
-    )
-    assert done.returncode == 0, done.stderr
-    [video] = (tmp_path / "r" / "videos").glob("*.mp4")
+def test_a_video_of_an_evaluation_episode(script, short_run):
+    run_dir = short_run(script, "--capture-video", SDL_VIDEODRIVER="dummy")
+    [video] = (run_dir / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
 
 
-def test_wandb_offline(script, run, tmp_path):
-    done = run(script, *short_run_flags(script), "--track", "--run-dir", "r", WANDB_MODE="offline")
-    assert done.returncode == 0, done.stderr
-    [log] = (tmp_path / "r").glob("wandb/offline-run-*/run-r.wandb")
+def test_wandb_offline(script, short_run):
+    run_dir = short_run(script, "--track", WANDB_MODE="offline")
+    [log] = run_dir.glob("wandb/offline-run-*/run-r.wandb")
     for tag in ("charts/episodic_return", "charts/SPS", "eval/episodic_return"):
         assert tag.encode() in log.read_bytes()
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
-def test_compile_changes_nothing_but_the_speed(script, run, tmp_path, env_id):
-    if script in OFF_POLICY and env_id == "CartPole-v1":
-        pytest.skip("Box actions only")
-    flags = (
-        *short_run_flags(script, env_id, tmp_path),
-        "--total-timesteps",
-        short_run_steps(script) // 4,
-    )
-    assert run(script, *flags, "--run-dir", "plain").returncode == 0
-    done = run(script, *flags, "--run-dir", "compiled", "--compile", TORCH_LOGS="output_code")
+def test_compile_changes_nothing_but_the_speed(script, run, short_run, tmp_path, env_id):
+    skip_discrete_off_policy(script, env_id)
+    total = ("--total-timesteps", short_run_steps(script) // 4)
+    plain = short_run(script, *total, run_dir="plain", env_id=env_id)
+    flags = (*short_run_flags(script, env_id, tmp_path), *total, "--run-dir", "compiled")
+    done = run(script, *flags, "--compile", TORCH_LOGS="output_code")
     assert done.returncode == 0 and "Output code" in done.stderr, done.stderr[-2000:]
-    plain, compiled = (scalars(tmp_path / name) for name in ("plain", "compiled"))
-    losses = [tag for tag in plain if tag.startswith("losses/")]
     if script == "sac":  # draws its noise inside what is compiled, from another generator
         return
-    assert losses and all(
-        compiled[tag][0][1] == pytest.approx(plain[tag][0][1], rel=1e-4, abs=1e-3) for tag in losses
-    )
+    losses = [tag for tag in scalars(plain) if tag.startswith("losses/")]
+    assert losses
+    for tag in losses:
+        compiled = first_value(tmp_path / "compiled", tag)
+        assert compiled == pytest.approx(first_value(plain, tag), rel=1e-4, abs=1e-3), tag
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("flags", [(), ("--compile",)])
-def test_cuda(script, run, tmp_path, flags):
-    for name, more in (("cpu", ("--no-cuda",)), ("gpu", flags)):
-        done = run(script, *short_run_flags(script), "--run-dir", name, *more)
-        assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "gpu" / "config.json").read_text())["device"] == "cuda"
-    step = summary(tmp_path / "gpu")["global_step"]
-    assert run(script, "--resume", "gpu", "--total-timesteps", step + 1).returncode == 0
-    cpu, gpu = (scalars(tmp_path / name) for name in ("cpu", "gpu"))
-    assert cpu.keys() == gpu.keys()
+def test_cuda(script, short_run, completed_run, flags):
+    cpu = short_run(script, "--no-cuda", run_dir="cpu")
+    gpu = short_run(script, *flags, run_dir="gpu")
+    assert config(gpu)["device"] == "cuda"
+    step = summary(gpu)["global_step"]
+    completed_run(script, "--resume", "gpu", "--total-timesteps", step + 1)
+    assert scalars(cpu).keys() == scalars(gpu).keys()
     if script in ON_POLICY:  # other random numbers, the same task
-        assert abs(cpu["losses/entropy"][0][1] / gpu["losses/entropy"][0][1] - 1) < 0.3
+        ratio = first_value(cpu, "losses/entropy") / first_value(gpu, "losses/entropy")
+        assert abs(ratio - 1) < 0.3
 
 
 @pytest.mark.parametrize("script", [*ON_POLICY, "dagger"])
-def test_the_step_size_is_annealed(script, run, tmp_path):
-    for name, flags in (("annealed", ()), ("constant", ("--no-anneal-lr",))):
-        assert (
-            run(
-                script, *short_run_flags(script), "--learning-rate", 0.01, "--run-dir", name, *flags
-            ).returncode
-            == 0
-        )
-    annealed, constant = (
-        scalars(tmp_path / name)["charts/learning_rate"] for name in ("annealed", "constant")
-    )
-    assert {round(value, 6) for _, value in constant} == {0.01}
-    before = [0, *(step for step, _ in annealed)]  # an iteration's step size is set at its start
-    for start, (_, value) in zip(before, annealed):
+def test_the_step_size_is_annealed(script, short_run):
+    flags = ("--learning-rate", 0.01)
+    annealed = short_run(script, *flags, run_dir="annealed")
+    constant = short_run(script, *flags, "--no-anneal-lr", run_dir="constant")
+    values = scalar_values(constant, "charts/learning_rate")
+    assert {round(value, 6) for value in values} == {0.01}
+    start = 0  # an iteration's step size is set at its start
+    for step, value in scalars(annealed)["charts/learning_rate"]:
         assert abs(value - 0.01 * (1 - start / 8192)) < 1e-6
+        start = step
 
 
 @pytest.mark.parametrize("script", ["a2c", "ppo_clip", "ppo_kl", "dagger"])
-def test_rollouts_of_one_step_where_all_environments_are_reset_together(script, run, tmp_path):
-    """Episodes of a fixed length end in the same step: the rollout after it holds no step at all."""
-    flags = (
-        "--num-steps",
-        1,
-        "--num-envs",
-        8,
-        *environment_flags(script, "tiny_envs:IdentityBox-v0", tmp_path),
-    )
+def test_rollouts_of_one_step_where_all_environments_are_reset_together(
+    script, completed_run, tmp_path
+):
+    """Episodes of a fixed length end in the same step: the next rollout holds no step at all."""
+    flags = environment_flags(script, "tiny_envs:IdentityBox-v0", tmp_path)
+    flags += ("--num-steps", 1, "--num-envs", 8, "--total-timesteps", 400, "--eval-episodes", 2)
     flags += ("--num-minibatches", 1) if script.startswith("ppo") else ()
     flags += ("--num-updates", 2) if script == "dagger" else ()
-    done = run(script, "--total-timesteps", 400, "--eval-episodes", 2, *flags, "--run-dir", "r")
-    assert done.returncode == 0, done.stderr
+    completed_run(script, *flags, "--run-dir", "r")
     result = summary(tmp_path / "r")
     assert result["global_step"] == 400 and result["episodes"] == 40
 
 
-def test_target_kl_ends_an_update_of_ppo_clip_after_its_first_epoch(run, tmp_path):
-    steps = []
-    for name, target in (("never", 1e9), ("at-once", 0)):
-        done = run(
-            "ppo_clip",
-            *short_run_flags("ppo_clip"),
-            "--target-kl",
-            target,
-            "--update-epochs",
-            3,
-            "--run-dir",
-            name,
-        )
-        assert done.returncode == 0, done.stderr
-        optimizer = checkpoint(tmp_path / name)["optimizer"]["state"]
-        iterations = len(scalars(tmp_path / name)["charts/SPS"])
-        steps.append(next(iter(optimizer.values()))["step"] / iterations)
-    assert steps == [3 * 4, 4]  # of four minibatches an epoch
+@pytest.mark.parametrize("target_kl, epochs", [(1e9, 3), (0, 1)])
+def test_target_kl_ends_an_update_of_ppo_clip_after_its_first_epoch(short_run, target_kl, epochs):
+    run_dir = short_run("ppo_clip", "--target-kl", target_kl, "--update-epochs", 3)
+    iterations = len(logged_steps(run_dir))
+    minibatches = 4
+    assert steps_taken(checkpoint(run_dir)["optimizer"]) == epochs * minibatches * iterations
 
 
-def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(run, tmp_path):
-    assert run("ppo_kl", *short_run_flags("ppo_kl"), "--run-dir", "r").returncode == 0
-    assert (
-        run("ppo_kl", "--resume", "r", "--total-timesteps", 40_000, "--eval-episodes", 2).returncode
-        == 0
-    )
-    logged = scalars(tmp_path / "r")
-    kl, coef = ([value for _, value in logged[f"losses/{name}"]] for name in ("kl", "kl_coef"))
+def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(
+    short_run, completed_run
+):
+    run_dir = short_run("ppo_kl")
+    completed_run("ppo_kl", "--resume", "r", "--total-timesteps", 40_000, "--eval-episodes", 2)
     target = ppo_kl.Args.target_kl
-    factors = [2 if d >= 1.5 * target else 0.5 if d <= target / 1.5 else 1 for d in kl]
-    assert coef[0] == 1 and coef[1:] == [c * factor for c, factor in zip(coef, factors)][:-1]
+    factors = []
+    for kl in scalar_values(run_dir, "losses/kl"):
+        if kl >= 1.5 * target:
+            factors.append(2)
+        elif kl <= target / 1.5:
+            factors.append(0.5)
+        else:
+            factors.append(1)
+    coef = scalar_values(run_dir, "losses/kl_coef")
+    assert coef[0] == 1
+    assert coef[1:] == [before * factor for before, factor in zip(coef, factors)][:-1]
     assert len(coef) >= 19 and len(set(factors)) == 3
-    assert (
-        checkpoint(tmp_path / "r")["optimizer"]["param_groups"][0]["kl_coef"]
-        == coef[-1] * factors[-1]
-    )
+    saved = checkpoint(run_dir)["optimizer"]["param_groups"][0]["kl_coef"]
+    assert saved == coef[-1] * factors[-1]
 
 
-def test_ppo_kl_logs_the_exact_kl_between_the_policies_before_and_after_an_update(run, tmp_path):
-    """Where every observation is the same, two checkpoints are enough to tell it: means and σ have both moved."""
-    flags = (
-        "--env-id",
-        "tiny_envs:Blind-v0",
-        "--eval-episodes",
-        2,
-        "--learning-rate",
-        0.01,
-        "--no-norm-obs",
-    )
-    assert (
-        run(
-            "ppo_kl", *flags, "--no-anneal-lr", "--total-timesteps", 2048, "--run-dir", "r"
-        ).returncode
-        == 0
-    )
-    before = checkpoint(tmp_path / "r")
-    assert (
-        run(
-            "ppo_kl", "--resume", "r", "--total-timesteps", before["count"]["global_step"] + 1
-        ).returncode
-        == 0
-    )
+def test_ppo_kl_logs_the_exact_kl_between_the_policies_before_and_after_an_update(
+    completed_run, tmp_path
+):
+    """Where every observation is the same, two checkpoints tell it: means and σ have both moved."""
+    run_dir = tmp_path / "r"
+    flags = ("--env-id", "tiny_envs:Blind-v0", "--eval-episodes", 2, "--learning-rate", 0.01)
+    flags += ("--no-norm-obs", "--no-anneal-lr", "--total-timesteps", 2048)
+    completed_run("ppo_kl", *flags, "--run-dir", "r")
+    before = checkpoint(run_dir)
+    total = before["count"]["global_step"] + 1
+    completed_run("ppo_kl", "--resume", "r", "--total-timesteps", total)
     policies = []
-    for state in (before, checkpoint(tmp_path / "r")):
+    for state in (before, checkpoint(run_dir)):
         agent = ppo_kl.Agent(Box(-1, 1, (2,)), Box(-1, 1, (2,)))
         agent.load_state_dict(state["agent"])
         policies.append(Normal(agent.actor(torch.ones(2)), agent.log_std.exp()))
-    expected = kl_divergence(*policies).sum().item()
-    assert (
-        expected > 0.001 and abs(scalars(tmp_path / "r")["losses/kl"][-1][1] / expected - 1) < 1e-3
-    )
-    only_the_means = (
-        kl_divergence(policies[0], Normal(policies[1].mean, policies[0].stddev)).sum().item()
-    )
+    old, new = policies
+    expected = kl_divergence(old, new).sum().item()
+    logged = scalar_values(run_dir, "losses/kl")[-1]
+    assert expected > 0.001 and abs(logged / expected - 1) < 1e-3
+    only_the_means = kl_divergence(old, Normal(new.mean, old.stddev)).sum().item()
     assert abs(only_the_means / expected - 1) > 0.05
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
 @pytest.mark.parametrize("flag", ["--reward-to-go", "--no-reward-to-go"])
-def test_reinforce_baseline_without_one_is_reinforce_to_the_last_digit(run, tmp_path, env_id, flag):
-    same = ("--env-id", env_id, flag, "--learning-rate", 2e-3, "--num-envs", 16)
-    for script, more in (("reinforce", ()), ("reinforce_baseline", ("--baseline", "none"))):
-        done = run(script, *short_run_flags(script), *same, *more, "--run-dir", script)
-        assert done.returncode == 0, done.stderr
-    one, other = (checkpoint(tmp_path / script) for script in ("reinforce", "reinforce_baseline"))
-    assert (
-        one["count"]["global_step"] == other["count"]["global_step"]
-        and one["last100"] == other["last100"]
-    )
+def test_reinforce_baseline_without_one_is_reinforce_to_the_last_digit(short_run, env_id, flag):
+    flags = (flag, "--learning-rate", 2e-3, "--num-envs", 16)
+    baseline = ("--baseline", "none")
+    one_dir = short_run("reinforce", *flags, run_dir="one", env_id=env_id)
+    other_dir = short_run("reinforce_baseline", *flags, *baseline, run_dir="other", env_id=env_id)
+    one = checkpoint(one_dir)
+    other = checkpoint(other_dir)
+    assert one["count"]["global_step"] == other["count"]["global_step"]
+    assert one["last100"] == other["last100"]
     for name, tensor in one["agent"].items():
         assert torch.equal(tensor, other["agent"][name]), name
     assert one["agent"]["obs_stats.count"] > 8000
 
 
-def test_the_learned_baseline_explains_the_returns_it_was_not_fitted_to(run, tmp_path):
-    """Where the return is known from the observation. The first iteration's comes before any fit."""
-    flags = ("--env-id", "tiny_envs:Clock-v0", "--total-timesteps", 8192, "--eval-episodes", 2)
-    assert run("reinforce_baseline", *flags, "--run-dir", "r").returncode == 0
-    explained = [value for _, value in scalars(tmp_path / "r")["losses/explained_variance"]]
+CLOCK = ("--env-id", "tiny_envs:Clock-v0", "--total-timesteps", 8192, "--eval-episodes", 2)
+
+
+def test_the_learned_baseline_explains_the_returns_it_was_not_fitted_to(completed_run, tmp_path):
+    """Where the observation tells the return. The first iteration's comes before any fit."""
+    completed_run("reinforce_baseline", *CLOCK, "--run-dir", "r")
+    explained = scalar_values(tmp_path / "r", "losses/explained_variance")
     assert abs(explained[0]) < 0.1 and explained[-1] > 0.95
     state = checkpoint(tmp_path / "r")["optimizer"]["state"]
-    parameters = [
-        name
-        for name, _ in reinforce_baseline.Agent(Box(-1, 1, (1,)), Discrete(2)).named_parameters()
-    ]
-    steps = {name: int(state[i]["step"]) for i, name in enumerate(parameters) if i in state}
-    assert {steps[name] for name in steps if name.startswith("actor")} == {
-        len(explained)
-    }  # the fit leaves it alone
-    assert {steps[name] for name in steps if name.startswith("critic")} == {5 * len(explained)}
+    agent = reinforce_baseline.Agent(Box(-1, 1, (1,)), Discrete(2))
+    steps = {"actor": set(), "critic": set()}
+    for number, (name, _) in enumerate(agent.named_parameters()):
+        network = name.split(".")[0]
+        if number in state and network in steps:
+            steps[network].add(int(state[number]["step"]))
+    # The critic's fit, of five epochs, leaves the actor alone.
+    assert steps == {"actor": {len(explained)}, "critic": {5 * len(explained)}}
 
 
-def test_the_mean_baseline_takes_the_noise_away_where_all_returns_are_the_same(run, tmp_path):
+def test_the_mean_baseline_takes_the_noise_away_where_all_returns_are_the_same(
+    completed_run, tmp_path
+):
     """The advantage is 0, the policy stays what it was."""
-    flags = ("--env-id", "tiny_envs:Clock-v0", "--total-timesteps", 8192, "--eval-episodes", 2)
-    entropy = {}
+    spread = {}
     for baseline in ("mean", "none"):
-        assert (
-            run(
-                "reinforce_baseline", *flags, "--baseline", baseline, "--run-dir", baseline
-            ).returncode
-            == 0
-        )
-        entropy[baseline] = [value for _, value in scalars(tmp_path / baseline)["losses/entropy"]]
-    assert (
-        max(entropy["mean"]) - min(entropy["mean"])
-        < 1e-3
-        < max(entropy["none"]) - min(entropy["none"])
-    )
+        flags = ("--baseline", baseline, "--run-dir", baseline)
+        completed_run("reinforce_baseline", *CLOCK, *flags)
+        entropy = scalar_values(tmp_path / baseline, "losses/entropy")
+        spread[baseline] = max(entropy) - min(entropy)
+    assert spread["mean"] < 1e-3 < spread["none"]
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
 @pytest.mark.parametrize("module", modules_defining("Agent", "gaussian_policy"))
-def test_an_update_sees_what_the_actions_were_sampled_from(module, tmp_path, monkeypatch, env_id):
+def test_an_update_sees_what_the_actions_were_sampled_from(module, train_here, monkeypatch, env_id):
     """The observation statistics must not change between a rollout and its update."""
-    normalize, sampled, updates = module.Agent.normalize, [], []
+    normalize = module.Agent.normalize
+    sampled = []
+    updates = []
 
     def recording(agent, obs):
         x = normalize(agent, obs)
@@ -505,10 +472,5 @@ def test_an_update_sees_what_the_actions_were_sampled_from(module, tmp_path, mon
         return x
 
     monkeypatch.setattr(module.Agent, "normalize", recording)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
-    module.train(
-        module.Args(
-            env_id=env_id, total_timesteps=8192, eval_episodes=2, run_dir=str(tmp_path / "r")
-        )
-    )
+    train_here(module, env_id=env_id, total_timesteps=8192, eval_episodes=2)
     assert len(updates) >= 3 and all(updates)
