@@ -17,11 +17,21 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
 
-from benchmarks.compare import figure, group_runs, median
-from benchmarks.plots import draw
-from benchmarks.readers import read_runs
-from benchmarks.run import parse_seeds, read_suite
-from benchmarks.stats import BINS, WINDOW, crossing, improvement, interval, iqm, resample
+from benchmarks.groups import group_curves
+from benchmarks.jobs import parse_seeds, read_suite
+from benchmarks.plots import draw_curves
+from benchmarks.readers import read_curves
+from benchmarks.stats import (
+    BINS,
+    WINDOW,
+    bootstrap_interval,
+    crossing,
+    iqm,
+    probability_of_improvement,
+    resample,
+    upper_median,
+)
+from benchmarks.tables import format_number
 from fake_jobs import jobs_alive, jobs_run, manifests
 from helpers import ROOT, wait_for
 from made_up_logs import run_config, straight_line, write_log
@@ -244,17 +254,17 @@ def test_a_curve_on_the_grid_and_its_area():
 
 def test_the_interval_covers_the_truth_at_about_its_rate():
     samples = np.random.default_rng(0).normal(5, 2, size=(20, 400))  # 20 seeds, 400 times over
-    low, high = interval(iqm, samples)
+    low, high = bootstrap_interval(iqm, samples)
     assert 0.90 < np.mean((low < 5) & (5 < high)) < 0.97
     assert 0.95 < np.mean(high - low) / (2 * 1.96 * iqm(samples, axis=0).std()) < 1.05
-    assert interval(iqm, samples[:1]) is None
+    assert bootstrap_interval(iqm, samples[:1]) is None
 
 
 def test_the_bootstrap_is_stratified():
     """Two environments, each with a score of its own: only a mixture of the two would vary."""
     strata = np.zeros(4), np.ones(4)
-    assert iqm(*strata) == 0.5 and interval(iqm, *strata).tolist() == [0.5, 0.5]
-    assert np.ptp(interval(iqm, np.concatenate(strata))) > 0.5
+    assert iqm(*strata) == 0.5 and bootstrap_interval(iqm, *strata).tolist() == [0.5, 0.5]
+    assert np.ptp(bootstrap_interval(iqm, np.concatenate(strata))) > 0.5
 
 
 def test_the_interquartile_mean():
@@ -266,14 +276,16 @@ def test_the_probability_of_improvement():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 10, 7).astype(float), rng.integers(3, 13, 5).astype(float)  # with ties
     expected = mannwhitneyu(x, y).statistic / 35
-    assert improvement(x, y) == pytest.approx(expected) and improvement(y, x) == pytest.approx(
-        1 - expected
-    )
-    assert improvement(x, y, y, y) == pytest.approx(
+    assert probability_of_improvement(x, y) == pytest.approx(
+        expected
+    ) and probability_of_improvement(y, x) == pytest.approx(1 - expected)
+    assert probability_of_improvement(x, y, y, y) == pytest.approx(
         (expected + 0.5) / 2
     )  # the mean of two environments
-    low, high = interval(improvement, x, y)
-    assert low < expected < high and interval(improvement, x + 100, y).tolist() == [1, 1]
+    low, high = bootstrap_interval(probability_of_improvement, x, y)
+    assert low < expected < high and bootstrap_interval(
+        probability_of_improvement, x + 100, y
+    ).tolist() == [1, 1]
 
 
 def test_where_a_curve_reaches_a_threshold():
@@ -285,7 +297,7 @@ def test_where_a_curve_reaches_a_threshold():
     assert crossing(step, 0.5) == pytest.approx(60 + WINDOW / 2) and crossing(step, 1.1) == np.inf
     one_lucky_bin = np.where(np.arange(BINS) == 30, 1.0, 0.0)
     assert crossing(one_lucky_bin, 0.5) == np.inf and crossing(one_lucky_bin + 1, 0.5) == WINDOW
-    assert median([3, 1, np.inf]) == 3 and median([1, np.inf]) == np.inf
+    assert upper_median([3, 1, np.inf]) == 3 and upper_median([1, np.inf]) == np.inf
 
 
 # ---------------------------------------------------------------- logs
@@ -303,7 +315,7 @@ def test_each_librarys_log_is_read(tmp_path):
     job = {"complete": True, "env_id": "A-v0", "algorithm": "theirs", "seed": 5, "threshold": 7}
     write_log(tmp_path / "job" / "runs" / "whatever", straight_line(4))
     (tmp_path / "job" / "manifest.json").write_text(json.dumps(job))
-    curves, notes = read_runs((tmp_path,), None)
+    curves, notes = read_curves((tmp_path,), None)
     found = {(curve.algorithm, curve.seed): curve for curve in curves}
     assert (
         found.keys() == {("mine", 4), ("ppo_continuous_action", 2), ("PPO", 3), ("theirs", 5)}
@@ -318,12 +330,12 @@ def test_each_librarys_log_is_read(tmp_path):
         np.testing.assert_allclose(curve.seconds, seconds, atol=0.5)
         assert curve.env_id == "A-v0" and not curve.reference
     assert found["mine", 4].evaluation == 12 and found["theirs", 5].manifest["threshold"] == 7
-    [(curve,), _] = read_runs((tmp_path / "r",), "charts/SPS")
+    [(curve,), _] = read_curves((tmp_path / "r",), "charts/SPS")
     assert (curve.value == 1000).all()
 
 
 def test_a_reference_csv_is_read():
-    curves, _ = read_runs((ROOT / "benchmarks" / "reference",), None)
+    curves, _ = read_curves((ROOT / "benchmarks" / "reference",), None)
     hopper = [c for c in curves if c.env_id == "Hopper-v4" and c.algorithm == "cleanrl-ppo"]
     assert [curve.seed for curve in hopper] == [1, 2, 3] and all(
         curve.reference for curve in curves
@@ -342,7 +354,7 @@ def test_a_resumed_log_and_one_cut_short(tmp_path):
         folder,
         [(step + 400, 0, seconds) for step, _, seconds in straight_line(1, end=600, count=6)],
     )
-    [(curve,), _] = read_runs((tmp_path,), None)
+    [(curve,), _] = read_curves((tmp_path,), None)
     assert (
         curve.step.tolist() == list(range(100, 1001, 100))
         and curve.value.tolist() == [100, 200, 300, 400] + [0] * 6
@@ -350,7 +362,7 @@ def test_a_resumed_log_and_one_cut_short(tmp_path):
     assert (np.diff(curve.seconds) > 0.5).all()
     [first, _] = sorted(folder.iterdir())
     first.write_bytes(first.read_bytes()[:-20])
-    assert len(read_runs((tmp_path,), None)[0]) == 1
+    assert len(read_curves((tmp_path,), None)[0]) == 1
 
 
 # ---------------------------------------------------------------- compare and speed
@@ -430,10 +442,12 @@ def test_a_comparison(harness, tmp_path):
     ]
     assert ["", "", "Acrobot-v1", "CartPole-v1", ""] in finals
     iqm_and_interval = "{} ({} to {})".format(
-        *(figure(float(steep[name])) for name in ("IQM", "low", "high"))
+        *(format_number(float(steep[name])) for name in ("IQM", "low", "high"))
     )
     assert ["", "steep", "", iqm_and_interval, ""] in finals
-    assert ["", "flat", f"{figure(float(alone['IQM']))} (–)"] in [line[:3] for line in finals]
+    assert ["", "flat", f"{format_number(float(alone['IQM']))} (–)"] in [
+        line[:3] for line in finals
+    ]
 
     with (out / "curves.csv").open() as file:
         rows = [
@@ -461,7 +475,7 @@ def test_nothing_to_compare(harness, tmp_path, words, said):
 def test_two_versions_of_an_algorithm_are_told_apart(tmp_path):
     for version in ("old", "new"):
         write_log(tmp_path / version / "A-v0__x__1__1", straight_line(1))
-    curves, _ = read_runs((tmp_path / "old", tmp_path / "new"), None)
+    curves, _ = read_curves((tmp_path / "old", tmp_path / "new"), None)
     assert sorted(curve.algorithm for curve in curves) == ["x (new)", "x (old)"]
 
 
@@ -471,10 +485,10 @@ def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
         write_log(
             tmp_path / f"A-v0__x__{seed}__1", [(step, 1, step) for step in range(begins, 1001, 10)]
         )
-    [group] = group_runs(read_runs((tmp_path,), None)[0], None, returns=True)["A-v0"]
+    [group] = group_curves(read_curves((tmp_path,), None)[0], None, of_returns=True)["A-v0"]
     ax = Figure().subplots()
-    draw(ax, [group], {"x": "black"}, "steps")
-    assert ax.lines[0].get_xdata()[0] == 355 and len(group.curve) == BINS
+    draw_curves(ax, [group], {"x": "black"}, "steps")
+    assert ax.lines[0].get_xdata()[0] == 355 and len(group.iqm_curve) == BINS
 
 
 def test_thresholds_are_the_suites_for_its_own_algorithms_and_the_highest_for_others(tmp_path):
@@ -488,7 +502,7 @@ def test_thresholds_are_the_suites_for_its_own_algorithms_and_the_highest_for_ot
         }
         write_log(tmp_path / name, straight_line(1), manifest=manifest)
     write_log(tmp_path / "CartPole-v1__other__1__1", straight_line(1))
-    groups = group_runs(read_runs((tmp_path,), None)[0], None, returns=True)["CartPole-v1"]
+    groups = group_curves(read_curves((tmp_path,), None)[0], None, of_returns=True)["CartPole-v1"]
     goals = {group.algorithm: group.threshold for group in groups}
     assert goals == {"keen": 5, "keener": 6, "calm": None, "other": 6}
 
@@ -505,7 +519,7 @@ def test_the_readme_shows_the_committed_results(suite):
     assert table in readme and f"]({results}/overview.png)" in readme
     with (ROOT / results / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert all(f" {figure(float(row['IQM']))} (" in table for row in rows)
+    assert all(f" {format_number(float(row['IQM']))} (" in table for row in rows)
     measured = {(row["environment"], row["algorithm"]) for row in rows}
     jobs = {(job.env_id, job.algorithm) for job in read_suite(suite, None, Path("runs"))}
     assert jobs & measured

@@ -15,8 +15,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from playwright.sync_api import sync_playwright
 
-from benchmarks.compare import compare, figure
-from benchmarks.plots import COLOURS
+from benchmarks.compare import compare_runs
+from benchmarks.options import CompareOptions
+from benchmarks.plots import SCRIPT_COLOURS
+from benchmarks.tables import format_number
 from helpers import ROOT
 from made_up_logs import run_config, straight_line, write_log
 
@@ -174,13 +176,15 @@ def test_names_from_files_are_only_text(report, opened):
 def test_the_table_is_that_of_the_csv_and_a_click_on_a_head_sorts(report, opened):
     page, rows = opened(report / "report.html"), read_csv(report / "table.csv")
     for head in ("final return", "IQM", "area"):
-        assert column(page, "results", head) == [figure(float(row[head])) for row in rows]
+        assert column(page, "results", head) == [format_number(float(row[head])) for row in rows]
     intervals = [
-        f"{figure(float(row['low']))} to {figure(float(row['high']))}" if row["low"] else "–"
+        f"{format_number(float(row['low']))} to {format_number(float(row['high']))}"
+        if row["low"]
+        else "–"
         for row in rows
     ]
     assert column(page, "results", "95 % interval") == intervals
-    cells = [f"{figure(float(row['IQM']))} ({ends})" for row, ends in zip(rows, intervals)]
+    cells = [f"{format_number(float(row['IQM']))} ({ends})" for row, ends in zip(rows, intervals)]
     assert (
         column(page, "finals", "CartPole-v1") == ["", *cells[-2:]]
         and rows[-1]["environment"] == "CartPole-v1"
@@ -211,7 +215,11 @@ def test_the_legend_shows_and_hides_an_algorithm_in_every_environment(report, op
     def drawn() -> list[tuple[bool, ...]]:
         """Of each environment, whether the curve and the interval of ppo_clip are seen, and the curve of a2c."""
         page.mouse.move(0, 0)
-        colours = (COLOURS["ppo_clip"], 1), (COLOURS["ppo_clip"], 0.18), (COLOURS["a2c"], 1)
+        colours = (
+            (SCRIPT_COLOURS["ppo_clip"], 1),
+            (SCRIPT_COLOURS["ppo_clip"], 0.18),
+            (SCRIPT_COLOURS["a2c"], 1),
+        )
         return [
             tuple(len(pixels(panel, *colour)) > 50 for colour in colours) for panel in panels(page)
         ]
@@ -235,7 +243,7 @@ def test_a_curve_is_read_off_under_the_pointer(report, opened, x, label, end):
     assert found == pytest.approx(end, rel=0.02)
     panel = panels(page)[0]
     panel.scroll_into_view_if_needed()
-    line = pixels(panel, COLOURS["ppo_clip"])
+    line = pixels(panel, SCRIPT_COLOURS["ppo_clip"])
     page.mouse.move(*line[len(line) // 2])
     said = page.locator(".bk-tooltip-content").inner_text().replace(",", "")
     found = re.search(r"ppo_clip\s+IQM (.*) 95 % interval (.*) to (.*)\s+(\d+) steps (.*) s", said)
@@ -252,10 +260,10 @@ def test_a_curve_is_read_off_under_the_pointer(report, opened, x, label, end):
 
 def test_two_hundred_runs_fit_and_open_fast(opened, tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.stats.RESAMPLES", 50)
-    monkeypatch.setattr("benchmarks.compare.pictures", lambda *_: None)
+    monkeypatch.setattr("benchmarks.compare.draw_pictures", lambda *_: None)
     rng, steps = np.random.default_rng(0), range(1000, 100_001, 1000)
     for env_id, algorithm in itertools.product(
-        [f"Env{i}-v0" for i in range(10)], list(COLOURS)[:5]
+        [f"Env{i}-v0" for i in range(10)], list(SCRIPT_COLOURS)[:5]
     ):
         points = [
             f"{env_id}__x__{s},{step},{rng.normal(step, 5000)},{step / 500}"
@@ -264,7 +272,7 @@ def test_two_hundred_runs_fit_and_open_fast(opened, tmp_path, monkeypatch):
         ]
         text = "\n".join(["run,step,episodic_return,seconds", *points, ""])
         (tmp_path / f"{algorithm}-{env_id}.csv").write_text(text)
-    compare((tmp_path,), None, None, tmp_path / "report", html=True)
+    compare_runs(CompareOptions((tmp_path,), out=tmp_path / "report", html=True))
     path = tmp_path / "report" / "report.html"
     assert path.stat().st_size < 5e6
     pages = (opened(path) for _ in range(5))  # now and then the machine is busy

@@ -1,17 +1,17 @@
-"""a2c.py, ppo_clip.py and ppo_kl.py under torchrun: two ranks with half the environments each are one with all."""
+"""a2c.py, ppo_clip.py and ppo_kl.py under torchrun: two ranks with half the environments each are
+one with all.
+"""
 
-import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
-from helpers import ROOT, process_environment
+from helpers import ROOT, process_environment, wait_for
+from run_folder import checkpoint, summary
 
-DATA_PARALLEL = ("a2c", "ppo_clip", "ppo_kl")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 DRIVER = """
 import importlib, os, sys, torch
@@ -44,10 +44,8 @@ def driver(tmp_path):
 
 def moments(run_dir) -> torch.Tensor:
     """Adam's running mean of the gradients: after one step a tenth of the gradient."""
-    checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True)
-    return torch.cat(
-        [entry["exp_avg"].flatten() for entry in checkpoint["optimizer"]["state"].values()]
-    )
+    state = checkpoint(run_dir)["optimizer"]["state"]
+    return torch.cat([entry["exp_avg"].flatten() for entry in state.values()])
 
 
 @pytest.mark.parametrize(
@@ -55,36 +53,27 @@ def moments(run_dir) -> torch.Tensor:
     [("a2c", 6, 7, 1), ("ppo_clip", 6, 7, 2), ("ppo_clip", 2, 3, 6), ("ppo_kl", 6, 7, 2)],
 )
 def test_two_ranks_have_the_gradient_of_one(
-    script, num_envs, num_steps, num_minibatches, run, tmp_path
+    script, num_envs, num_steps, num_minibatches, completed_run, tmp_path
 ):
     """Of the same steps, as SyncVectorEnv seeds its environments one by one.
 
-    Minibatches of 21 steps cannot be halved, and of a single one nothing would be left for the second rank.
+    Minibatches of 21 steps cannot be halved. Of a single one nothing would be left for the second
+    rank.
     """
-    flags = [
-        "--env-id",
-        "Pendulum-v1",
-        "--num-envs",
-        num_envs,
-        "--num-steps",
-        num_steps,
-        "--eval-episodes",
-        1,
-    ]
-    flags += ["--total-timesteps", num_envs * num_steps]
+    steps = num_envs * num_steps
+    flags = ["--env-id", "Pendulum-v1", "--num-envs", num_envs, "--num-steps", num_steps]
+    flags += ["--total-timesteps", steps, "--eval-episodes", 1]
     if script != "a2c":
         flags += ["--update-epochs", 1, "--num-minibatches", num_minibatches]
-    assert run(script, *flags, "--run-dir", "one").returncode == 0
+    completed_run(script, *flags, "--run-dir", "one")
     done = torchrun(ROOT / f"{script}.py", *flags, "--run-dir", "two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    one, two = moments(tmp_path / "one"), moments(tmp_path / "two")
+    one = moments(tmp_path / "one")
+    two = moments(tmp_path / "two")
     assert one.abs().max() > 1e-3
     torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
-    counts = [
-        json.loads((tmp_path / name / "summary.json").read_text())["global_step"]
-        for name in ("one", "two")
-    ]
-    assert counts == [num_envs * num_steps] * 2
+    assert summary(tmp_path / "one")["global_step"] == steps
+    assert summary(tmp_path / "two")["global_step"] == steps
 
 
 def test_two_ranks_learn_cartpole_and_end_with_the_same_weights(driver, tmp_path):
@@ -94,23 +83,26 @@ class Agent(script.Agent):
         super().__init__(*spaces)
         Agent.last = self
 def compare():
-    distributed.all_gather_object(states := [None] * script.WORLD, Agent.last.state_dict())
+    states = [None] * script.WORLD
+    distributed.all_gather_object(states, Agent.last.state_dict())
     if script.RANK == 0:  # two that print would get into each other's way
         print("alike", all(torch.equal(states[0][name], states[1][name]) for name in states[0]))
-script.Agent, destroy = Agent, distributed.destroy_process_group
+script.Agent = Agent
+destroy = distributed.destroy_process_group
 distributed.destroy_process_group = lambda: (compare(), destroy())  # the last that both do
 """
     done = torchrun(driver("ppo_clip", body), "--run-dir", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "alike True" in done.stdout and done.stdout.count("over 100 episodes") == 1
-    summary = json.loads((tmp_path / "r/summary.json").read_text())
-    assert summary["eval_return_mean"] >= 475 and summary["global_step"] >= 60_000
-    assert len([*(tmp_path / "r").glob("events*")]) == 1
+    result = summary(tmp_path / "r")
+    assert result["eval_return_mean"] >= 475 and result["global_step"] >= 60_000
+    assert len(list((tmp_path / "r").glob("events*"))) == 1
 
 
-def test_a_rank_that_dies_ends_the_run_and_leaves_its_checkpoint(driver, run, tmp_path):
+def test_a_rank_that_dies_ends_the_run_and_leaves_its_checkpoint(driver, completed_run, tmp_path):
     body = """
-adapt, calls = script.adapt_kl_coef, []
+adapt = script.adapt_kl_coef
+calls = []
 def fail(*args):
     calls.append(args)
     if script.RANK and len(calls) == 3:
@@ -118,42 +110,38 @@ def fail(*args):
     return adapt(*args)
 script.adapt_kl_coef = fail
 """
-    flags = (
-        "--total-timesteps",
-        16384,
-        "--eval-episodes",
-        5,
-        "--run-dir",
-        "r",
-        "--checkpoint-interval",
-        0,
-    )
-    done = torchrun(driver("ppo_kl", body), *flags, cwd=tmp_path)
+    flags = ("--total-timesteps", 16384, "--eval-episodes", 5, "--checkpoint-interval", 0)
+    done = torchrun(driver("ppo_kl", body), *flags, "--run-dir", "r", cwd=tmp_path)
     assert done.returncode == 1 and "no room on this rank" in done.stderr
-    step = torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["count"]["global_step"]
+    step = checkpoint(tmp_path / "r")["count"]["global_step"]
     assert 2000 < step < 8192 and not (tmp_path / "r/summary.json").exists()
-    assert run("ppo_kl", "--resume", "r").returncode == 0
-    assert json.loads((tmp_path / "r/summary.json").read_text())["global_step"] >= 16384
+    completed_run("ppo_kl", "--resume", "r")
+    assert summary(tmp_path / "r")["global_step"] >= 16384
 
 
 def test_a_signal_ends_all_ranks_after_the_same_iteration(tmp_path):
     command = [*TORCHRUN, str(ROOT / "a2c.py"), "--run-dir", "r", "--total-timesteps", "10000000"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=process_environment(), **pipes)
-    deadline = time.time() + 60
-    while not (events := [*tmp_path.glob("r/events*")]) or events[0].stat().st_size < 1000:
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.05)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=process_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def has_logged() -> bool:
+        return any(path.stat().st_size >= 1000 for path in tmp_path.glob("r/events*"))
+
+    wait_for(has_logged, 60, process)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
     assert "continue with --resume r" in stdout and "gather" not in stderr, stderr
-    assert torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["count"]["global_step"] > 0
+    assert checkpoint(tmp_path / "r")["count"]["global_step"] > 0
 
 
 def test_environments_that_cannot_be_divided_are_refused(tmp_path):
     done = torchrun(ROOT / "ppo_clip.py", "--num-envs", 3, "--num-steps", 4, cwd=tmp_path)
-    assert (
-        done.returncode == 1
-        and "ppo_clip.py: --num-envs 3 cannot be divided among 2 ranks" in done.stderr
-    )
+    assert done.returncode == 1
+    assert "ppo_clip.py: --num-envs 3 cannot be divided among 2 ranks" in done.stderr
     assert not (tmp_path / "runs").exists()

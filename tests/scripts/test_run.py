@@ -219,7 +219,8 @@ def test_interrupted(script, completed_run, start, tmp_path, number):
     assert process.returncode == 128 + number and stderr == "" and "--resume r" in stdout
     step = global_step(run_dir)
     assert step > 0 and logged_steps(run_dir)[-1] == step
-    completed_run(script, "--resume", "r", "--total-timesteps", step + 1, "--eval-episodes", 2)
+    total = max(step + 1, short_run_steps(script))  # on a busy machine it has not come far
+    completed_run(script, "--resume", "r", "--total-timesteps", total, "--eval-episodes", 2)
     assert summary(run_dir)["global_step"] > step
 
 

@@ -1,4 +1,4 @@
-"""C2's and C3's estimators, against an MDP of two steps that is enumerated, autograd, and definitions as loops."""
+"""C2's and C3's gradient_estimators, against an MDP of two steps that is enumerated, autograd, and definitions as loops."""
 
 import itertools
 
@@ -8,8 +8,9 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 import reinforce_baseline
-from benchmarks.studies import estimators
-from benchmarks.studies.estimators import CRITICS, REFERENCE, ROWS, Trajectories
+from benchmarks.studies import c02_variance, c03_bias, gradient_estimators
+from benchmarks.studies.c02_variance import ROWS
+from benchmarks.studies.gradient_estimators import CRITICS, REFERENCE, Trajectories
 
 # From state 0, action 0 brings 3 and ends the episode; action 1 brings 1 and leads to state 1 or 2, each half the time.
 # There, action a brings REWARD[s][a] and the episode ends.
@@ -56,7 +57,7 @@ BEST = torch.tensor([-1.0, 2.0, 0.5])  # a baseline
 
 
 def weights(data: Trajectories, critic: torch.Tensor) -> dict:
-    return estimators.weights(
+    return gradient_estimators.estimator_weights(
         data, 2, {"fitted": data.x @ critic, "own": data.x @ WRONG}, data.x @ BEST
     )
 
@@ -96,7 +97,7 @@ def exact(agent):
     return torch.cat([g.flatten() for g in grads]), torch.outer(p, p).flatten().detach(), estimates
 
 
-UNBIASED = [name for name, (_, unbiased) in ROWS.items() if unbiased]
+UNBIASED = [name for name, row in ROWS.items() if row.unbiased]
 
 
 class TestExpectations:
@@ -116,7 +117,7 @@ class TestExpectations:
         gradient, p, estimates = exact
         data = trajectories([i for pair in itertools.product(range(5), repeat=2) for i in pair])
         right = weights(data, value(agent))
-        for lam in estimators.LAMBDAS:
+        for lam in gradient_estimators.LAMBDAS:
             found = p @ by_autograd(agent, data, right[f"fitted λ={lam:g}"], 2)
             torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
             assert (p @ estimates[f"own λ={lam:g}"] - gradient).norm() > 1e-3 * gradient.norm()
@@ -133,7 +134,9 @@ class TestMoments:
             sum(p.numel() for p in agent.actor.parameters()),
             generator=torch.Generator().manual_seed(0),
         )
-        variance, gram = estimators.moments(agent, blocks, 2, b)
+        moments = gradient_estimators.measure_moments(agent, blocks, 2, b)
+        variance = moments.variance
+        gram = moments.gram
         found = {
             k: torch.cat([by_autograd(agent, d, w[k], 2) for d, w in blocks]) for k in blocks[0][1]
         }
@@ -149,7 +152,9 @@ class TestMoments:
         rng = torch.Generator().manual_seed(0)
         draws = probabilities(agent).detach().multinomial(4000, True, generator=rng).view(20, 200)
         blocks = ((data, weights(data, value(agent) + 1)) for data in map(trajectories, draws))
-        variance, gram = estimators.moments(agent, blocks, 2, torch.tensor(2.5))
+        moments = gradient_estimators.measure_moments(agent, blocks, 2, torch.tensor(2.5))
+        variance = moments.variance
+        gram = moments.gram
         for name, g in estimates.items():
             mean = p @ g
             assert variance[name] == pytest.approx(
@@ -158,16 +163,18 @@ class TestMoments:
             if name != REFERENCE:
                 bias = float((mean - gradient).square().sum())
                 noise = 4 * np.sqrt(bias * gram[name].trace()) / 20 + 4 * gram[name].trace() / 400
-                assert estimators.squared_mean(gram[name]) == pytest.approx(bias, abs=noise + 1e-9)
+                assert gradient_estimators.squared_mean(gram[name]) == pytest.approx(
+                    bias, abs=noise + 1e-9
+                )
         for name in UNBIASED:
-            assert name == REFERENCE or estimators.flip_test([gram[name]]) > 0.01
+            assert name == REFERENCE or gradient_estimators.flip_test([gram[name]]) > 0.01
         for name in ("G − mean of all", "own λ=0"):
-            assert estimators.flip_test([gram[name]]) < 0.001
+            assert gradient_estimators.flip_test([gram[name]]) < 0.001
         norm = float(gradient.square().sum())
         deviation = float(
             (p @ (estimates[REFERENCE] @ gradient).square() - norm**2).sqrt()
         )  # of ĝ along ∇J
-        found = estimators.squared_mean(gram[REFERENCE])
+        found = gradient_estimators.squared_mean(gram[REFERENCE])
         assert found == pytest.approx(norm, abs=3 * 2 * deviation / 2000**0.5)  # of 2000 batches
 
 
@@ -179,19 +186,22 @@ class TestFlipTest:
         return d @ d.T
 
     def test_finds_a_bias_at_its_level_where_there_is_none(self, monkeypatch):
-        monkeypatch.setattr(estimators, "FLIPS", 400)
+        monkeypatch.setattr(gradient_estimators, "FLIPS", 400)
         rng = np.random.default_rng(0)
         found = [
-            estimators.flip_test([self.gram(rng, 0), self.gram(rng, 0)]) < 0.1 for _ in range(400)
+            gradient_estimators.flip_test([self.gram(rng, 0), self.gram(rng, 0)]) < 0.1
+            for _ in range(400)
         ]
         assert 0.06 < np.mean(found) < 0.14  # 0.1 ± 0.015
 
     def test_the_squared_mean_is_unbiased(self):
         rng = np.random.default_rng(0)
         grams = [self.gram(rng, self.MEAN) for _ in range(20_000)]
-        assert np.mean([estimators.squared_mean(g) for g in grams]) == pytest.approx(0.16, abs=0.02)
+        assert np.mean([gradient_estimators.squared_mean(g) for g in grams]) == pytest.approx(
+            0.16, abs=0.02
+        )
         assert np.mean(
-            [estimators.excess(self.gram(rng, 0)) for _ in range(2000)]
+            [gradient_estimators.excess(self.gram(rng, 0)) for _ in range(2000)]
         ) == pytest.approx(1, abs=0.1)
 
 
@@ -200,7 +210,8 @@ def fitted(agent):
     data = trajectories(np.random.default_rng(0).choice(5, 60))
     ones = torch.ones_like(data.to_go)
     parts = {k: by_autograd(agent, data, w, 1) for k, w in {"score": ones, "G": data.to_go}.items()}
-    return data, parts, *estimators.fit_baselines(agent, data, data.x)
+    baselines = gradient_estimators.fit_baselines(agent, data, data.x)
+    return data, parts, baselines.by_parameter, baselines.by_state
 
 
 class TestBaselines:
@@ -232,11 +243,13 @@ class TestBaselines:
     def test_v_is_the_mean_return_of_each_state(self, agent):
         torch.manual_seed(0)
         data = trajectories(np.random.default_rng(0).choice(5, 3000))
-        critic, features = estimators.fit_value(agent, data, epochs=50)
+        critic = gradient_estimators.fit_critic(agent, data, epochs=50)
         states = torch.eye(3)[None]
         expected = [data.to_go[data.valid & data.x[..., s].bool()].mean() for s in range(3)]
-        torch.testing.assert_close(critic(states)[0], torch.stack(expected), rtol=0, atol=0.15)
-        assert features(states).shape == (1, 3, 65)
+        torch.testing.assert_close(
+            critic.value(states)[0], torch.stack(expected), rtol=0, atol=0.15
+        )
+        assert critic.features(states).shape == (1, 3, 65)
 
 
 class TestWeights:
@@ -247,7 +260,9 @@ class TestWeights:
         valid = torch.arange(30)[:, None] < torch.tensor(lengths)
         reward = torch.randn(30, 9, generator=rng) * valid
         data = Trajectories(torch.zeros(30, 9, 1), torch.zeros(30, 9), reward, valid)
-        found = estimators.weights(data, 3, dict.fromkeys(CRITICS, values), values)
+        found = gradient_estimators.estimator_weights(
+            data, 3, dict.fromkeys(CRITICS, values), values
+        )
         for m, length in enumerate(lengths):
             r, v = reward[:length, m].tolist(), [*values[:length, m].tolist(), 0.0]
             for t in range(length):
@@ -279,8 +294,8 @@ class TestWeights:
 
 
 def test_half_trained_is_the_agent_of_a_run_that_was_stopped(monkeypatch):
-    monkeypatch.setattr(estimators, "HALF_WAY", 1)
-    agent = estimators.half_trained(3)
+    monkeypatch.setattr(gradient_estimators, "HALF_WAY", 1)
+    agent = gradient_estimators.half_trained(3)
     episodes = Trajectories.sample(agent, 200, 0)
     assert (
         7 * 16 * 9 < int(agent.obs_stats.count) < 7 * 16 * 100
@@ -292,25 +307,26 @@ def test_the_pictures_and_tables_have_all_of_them(monkeypatch):
     torch.manual_seed(0)
     agent = reinforce_baseline.Agent(Box(-1, 1, (4,)), Discrete(2))
     for name, number in {"FIT": 50, "BLOCKS": 4, "BLOCK": 2, "FLIPS": 50, "SEEDS": (1, 2)}.items():
-        monkeypatch.setattr(estimators, name, number)
-    monkeypatch.setattr(estimators, "half_trained", lambda seed: agent)
-    estimators.measure.cache_clear()
-    (left, _), tables = (result := estimators.c2(None))[0].axes, result[1]
-    estimators.measure.cache_clear()
+        monkeypatch.setattr(gradient_estimators, name, number)
+    monkeypatch.setattr(gradient_estimators, "half_trained", lambda seed: agent)
+    gradient_estimators.measure_policy.cache_clear()
+    figure, tables = c02_variance.study(None)
+    left, _ = figure.axes
+    gradient_estimators.measure_policy.cache_clear()
     cells = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in tables.splitlines()
         if line.startswith("|")
     ]
-    assert [row[0] for row in cells[2:]] == [label for label, _ in ROWS.values()]
+    assert [row[0] for row in cells[2:]] == [row.label for row in ROWS.values()]
     assert [text.get_text() for text in left.get_yticklabels()] == [
-        label for label, _ in ROWS.values()
+        row.label for row in ROWS.values()
     ]
     assert cells[2][3].startswith("100.0") and cells[8][4].startswith(
         "1.00"
     )  # relative to themselves
     assert (
-        len([line for line in estimators.c3(None)[1].splitlines() if line.startswith("|")])
+        len([line for line in c03_bias.study(None)[1].splitlines() if line.startswith("|")])
         == 2 + 16
     )
-    estimators.measure.cache_clear()
+    gradient_estimators.measure_policy.cache_clear()

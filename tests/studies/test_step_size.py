@@ -9,7 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 import ppo_clip
 import ppo_kl
-from benchmarks.studies import Run, step_size
+from benchmarks.studies import c04_step_size
+from benchmarks.studies.common import FinishedRun
 
 
 def softmax(z):
@@ -40,11 +41,14 @@ def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
         lambda self, *args: (logged.append(args[-1]["losses/kl"]), log(self, *args)),
     )
     flags = {"env_id": env_id, "num_envs": 8, "num_steps": 32, "seed": 3}
-    records = step_size.record(
+    records = c04_step_size.record(
         ppo_kl, total_timesteps=4 * 256, update_epochs=4, learning_rate=1e-2, **flags
     )
-    (before, rollout), (after, _) = records[2:4]
-    found = step_size.along(before, rollout, after, np.array([0, 1]), 2, ppo_clip.Args(**flags))
+    iteration, following = records[2:4]
+    before = iteration.before
+    after = following.before
+    args = ppo_clip.Args(**flags)
+    found = c04_step_size.measure_line(iteration, after, np.array([0, 1]), 2, args)
     assert (
         found["KL"][0] == 0
         and found["KL"][1] == pytest.approx(logged[2], rel=1e-4)
@@ -52,7 +56,7 @@ def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
     )
 
     obs, action, reward, terminated, truncated, valid, *_ = (
-        column.numpy() for column in rollout[:-1]
+        column.numpy() for column in iteration.rollout[:-1]
     )
     envs = ppo_clip.make_envs(env_id, 1)
     agent = ppo_clip.Agent(envs.single_observation_space, envs.single_action_space)
@@ -96,10 +100,10 @@ def test_update_is_what_training_does(script):
         "num_minibatches": 1,
         "learning_rate": 1e-2,
     }
-    (before, rollout), (after, _) = step_size.record(
-        script, total_timesteps=256, anneal_lr=False, **flags
-    )
-    again = step_size.update(script, before, rollout, anneal_lr=False, seed=7, **flags)
+    first, second = c04_step_size.record(script, total_timesteps=256, anneal_lr=False, **flags)
+    before = first.before
+    after = second.before
+    again = c04_step_size.update(script, first, anneal_lr=False, seed=7, **flags)
     assert (after["actor.0.weight"] - before["actor.0.weight"]).abs().max() > 0.02
     for name in after:
         torch.testing.assert_close(again[name], after[name], rtol=1e-3, atol=1e-4)
@@ -108,11 +112,13 @@ def test_update_is_what_training_does(script):
 def test_the_return_along_the_line_is_that_of_the_policies_there():
     """On CartPole-v1, from always pushing to the left, which takes about 9 steps to fall, towards pushing at random."""
     flags = {"num_envs": 4, "num_steps": 4}
-    (before, rollout), *_ = step_size.record(ppo_clip, total_timesteps=16, **flags)
+    iteration = c04_step_size.record(ppo_clip, total_timesteps=16, **flags)[0]
+    before = iteration.before
     before["actor.4.weight"].zero_()
     before["actor.4.bias"].copy_(torch.tensor([30.0, 0.0]))
     after = before | {"actor.4.bias": torch.zeros(2)}
-    found = step_size.along(before, rollout, after, np.array([0, 1]), 500, ppo_clip.Args(**flags))
+    args = ppo_clip.Args(**flags)
+    found = c04_step_size.measure_line(iteration, after, np.array([0, 1]), 500, args)
     assert found["return"][0] == pytest.approx(9.35, abs=0.1)
     assert found["return"][1] == pytest.approx(22.2, abs=2)  # what random actions are known to get
 
@@ -122,18 +128,21 @@ def test_overshoots(tmp_path):
         with SummaryWriter(tmp_path) as writer:
             for step, kl in enumerate((0.01, 0.016, 0.02, 0.03)):
                 writer.add_scalar(tag, kl if tag == "losses/kl" else 10 * kl, step)
-    run = Run({}, np.zeros(100), tmp_path)
-    assert [step_size.overshoots(run, "none", limit) for limit in (0.015, 0.0225)] == [0.75, 0.25]
-    assert step_size.overshoots(run, "clip", 0.15) == 0.75
+    run = FinishedRun({}, np.zeros(100), tmp_path)
+    assert [c04_step_size.overshoots(run, "none", limit) for limit in (0.015, 0.0225)] == [
+        0.75,
+        0.25,
+    ]
+    assert c04_step_size.overshoots(run, "clip", 0.15) == 0.75
 
 
 def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
     """Cell i's seeds end with returns 10 i + 1 and 10 i + 3, after a higher one; their KLs are 0.02 and 0.03."""
     names, cells = (
-        list(step_size.METHODS),
-        [*(f"lr-{lr}" for lr in step_size.STEP_SIZES), "epochs-1"],
+        list(c04_step_size.METHODS),
+        [*c04_step_size.STEP_SIZE_CELLS.values(), "epochs-1"],
     )
-    monkeypatch.setattr(step_size, "EPOCHS", {1: "epochs-1", 10: "lr-3e-3"})
+    monkeypatch.setattr(c04_step_size, "EPOCH_CELLS", {1: "epochs-1", 10: "lr-3e-3"})
     for i, (cell, method) in enumerate((cell, method) for cell in cells for method in names):
         for seed in (1, 2):
             folder = tmp_path / f"CartPole-v1__c4-{method}-{cell}__{seed}"
@@ -141,18 +150,18 @@ def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
                 for step in range(1, 101):
                     final = 10 * i + (1 if seed == 1 else 3)
                     writer.add_scalar("charts/episodic_return", final if step > 90 else 400, step)
-                    writer.add_scalar(step_size.KL_TAGS[method], 0.01 + 0.01 * seed, step)
+                    writer.add_scalar(c04_step_size.KL_TAGS[method], 0.01 + 0.01 * seed, step)
             (folder / "summary.json").write_text(json.dumps({"seed": seed}))
-    curve = np.arange(len(step_size.XS), dtype=float)
+    curve = np.arange(len(c04_step_size.XS), dtype=float)
     line = {
         "return": -((curve - 4) ** 2),
         "surrogate": curve,
         "clipped surrogate": -curve,
         "KL": curve,
     }
-    monkeypatch.setattr(step_size, "lines", lambda seed: dict.fromkeys(names, line))
+    monkeypatch.setattr(c04_step_size, "measure_updates", lambda seed: dict.fromkeys(names, line))
 
-    figure, tables = step_size.c4(tmp_path)
+    figure, tables = c04_step_size.study(tmp_path)
     finals, lost, over, along = (
         {
             tuple(cells[1:3]): cells[3:-1]
@@ -165,7 +174,7 @@ def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
         (bars,) = [
             bars
             for bars in figure.axes[0].containers
-            if bars.get_label() == step_size.METHODS[method]
+            if bars.get_label() == c04_step_size.METHODS[method]
         ]
         np.testing.assert_allclose(
             bars.lines[0].get_ydata(), [10 * (3 * cell + at) + 2 for cell in range(5)]
@@ -176,7 +185,7 @@ def test_c4_of_runs_made_by_hand(tmp_path, monkeypatch):
             lost["1e-3", "10"][at] == f"{400 - final:.1f} ({399 - final:.1f} to {401 - final:.1f})"
         )
     assert over["1e-3", "10"] == ["100.0 (100.0 to 100.0)", "50.0 (0.00 to 100.0)"] * 3
-    peak = f"{step_size.XS[4]:.2f}"
+    peak = f"{c04_step_size.XS[4]:.2f}"
     assert along["clip", "return"][0] == "−16.0 (−16.0 to −16.0)"
     assert along["clip", "surrogate, thousandths"][1] == "3,000 (3,000 to 3,000)"
     assert along["clip", "return"][-1].startswith(peak)

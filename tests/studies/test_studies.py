@@ -13,9 +13,18 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 import dagger
-from benchmarks.run import read_suite
+from benchmarks.compare import random_returns
+from benchmarks.jobs import read_suite
 from benchmarks.studies import __main__ as command
-from benchmarks.studies import baselines, censored, details, imitation, off_policy, penalty
+from benchmarks.studies import (
+    c01_baselines,
+    c05_penalty,
+    c06_table_1,
+    c07_details,
+    c09_imitation,
+    c10_off_policy,
+)
+from benchmarks.studies.common import censored_median
 from helpers import ROOT
 
 STEPS = np.arange(1, 101) * 10  # of a run's points, one a bin
@@ -61,10 +70,10 @@ def first(cell: str) -> float:
 
 
 def test_censored():
-    ends, text = censored([1, np.inf, 3, 100], 10)
-    assert ends[0] == 10 and text == "> 10.0 (1.00 to > 10.0)"  # of four the third
-    assert censored([2, 1, np.inf], 10)[0][0] == 2
-    assert censored([np.inf, np.inf], 10)[1] == "> 10.0 (> 10.0 to > 10.0)"
+    four = censored_median([1, np.inf, 3, 100], 10)
+    assert four.median == 10 and str(four) == "> 10.0 (1.00 to > 10.0)"  # of four the third
+    assert censored_median([2, 1, np.inf], 10).median == 2
+    assert str(censored_median([np.inf, np.inf], 10)) == "> 10.0 (> 10.0 to > 10.0)"
 
 
 def test_baselines(make, tmp_path):
@@ -78,7 +87,7 @@ def test_baselines(make, tmp_path):
                 "episodes": (at or 900_000) // 100,
             }
             make("CartPole-v1", f"c1-{name}", seed, **counts, wall_s=(at or 1_000_000) / 1e4)
-    figure, text = baselines.c1(tmp_path)
+    figure, text = c01_baselines.study(tmp_path)
     rows = {row[""]: row for row in table(text)}
     assert isinstance(figure, Figure)
     assert [rows[name]["solved"] for name in steps] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
@@ -102,22 +111,27 @@ def test_baselines(make, tmp_path):
 def test_updates_to_meet():
     halving = 100 * 0.5 ** np.arange(12)
     assert (
-        penalty.updates_to_meet(halving, np.ones(12)) == 6
+        c05_penalty.updates_to_meet(halving, np.ones(12)) == 6
     )  # 100, 50, 25, 12.5, 6.25, 3.125, 1.5625
-    assert penalty.updates_to_meet(0.1 * 2.0 ** np.arange(5), np.ones(9)) == 3  # 0.1, 0.2, 0.4, 0.8
-    assert penalty.updates_to_meet(halving[:6], np.ones(12)) == np.inf
-    assert penalty.updates_to_meet(np.array([4, 2, 1]), np.ones(3)) == 1
+    assert (
+        c05_penalty.updates_to_meet(0.1 * 2.0 ** np.arange(5), np.ones(9)) == 3
+    )  # 0.1, 0.2, 0.4, 0.8
+    assert c05_penalty.updates_to_meet(halving[:6], np.ones(12)) == np.inf
+    assert c05_penalty.updates_to_meet(np.array([4, 2, 1]), np.ones(3)) == 1
 
 
 def test_penalty(make, tmp_path):
     finals = {"none": (100, 300), "clip": (1000, 1200), "kl-0.1": (700, 900), "kl-1": (900, 1100)}
     finals |= {"kl-10": (1100, 1300), "kl-100": (1300, 1500)}
-    for env_id, (name, values) in itertools.product(penalty.ENVIRONMENTS, finals.items()):
+    for env_id, (name, values) in itertools.product(c05_penalty.ENVIRONMENTS, finals.items()):
         for seed, value in enumerate(values, 1):
             beta = float(name[3:] or 1) if name.startswith("kl") else 1.0
             course = {"losses/kl_coef": np.maximum(beta * 0.5 ** np.arange(20), min(beta, 1))}
             make(env_id, f"c5-{name}", seed, np.where(STEPS > 900, value, 0), scalars=course)
-    rows = {(row["environment"], row["constraint"]): row for row in table(penalty.c5(tmp_path)[1])}
+    rows = {
+        (row["environment"], row["constraint"]): row
+        for row in table(c05_penalty.study(tmp_path)[1])
+    }
     hopper = {name: rows["Hopper-v4", f"KL, β₀ = {name}"] for name in ("0.1", "1", "10", "100")}
     assert rows["Hopper-v4", "none"]["final return"] == "200.0 (100.0 to 300.0)"
     assert rows["Hopper-v4", "none"]["P(clip ends higher)"] == "1.00 (1.00 to 1.00)"
@@ -127,18 +141,18 @@ def test_penalty(make, tmp_path):
     assert first(hopper["100"]["updates to meet β₀ = 1"]) == 6
     assert [first(row["P(clip ends higher)"]) for row in hopper.values()] == [1, 0.75, 0.25, 0]
     assert first(rows["both", "KL, β₀ = 1"]["P(clip ends higher)"]) == 0.75
-    assert "Hopper-v4 200.0 (" in penalty.c5(tmp_path)[1]  # 200 more for each tenfold β₀
+    assert "Hopper-v4 200.0 (" in c05_penalty.study(tmp_path)[1]  # 200 more for each tenfold β₀
 
 
 def test_tenfold():
     samples = [np.random.default_rng(beta).normal(size=5) for beta in range(4)]
     slope = np.polyfit([-1, 0, 1, 2], [sample.mean() for sample in samples], 1)[0]
-    assert penalty.tenfold(*samples) == pytest.approx(slope)
+    assert c05_penalty.tenfold(*samples) == pytest.approx(slope)
 
 
 def test_table_1(make, tmp_path):
-    for task in penalty.TASKS:
-        random = penalty.random_return(f"{task}-v4")
+    for task in c06_table_1.TASKS:
+        random = random_returns()[f"{task}-v4"]
         for name, above in {
             "none": (-10, -20, 0),
             "kl": (30, 60, 90),
@@ -147,7 +161,7 @@ def test_table_1(make, tmp_path):
             above = [value * (-1 if task == "Reacher" and name == "none" else 1) for value in above]
             for seed, value in enumerate(above, 1):
                 make(f"{task}-v4", f"c6-{name}", seed, train_return_last100=random + value)
-    text = penalty.c6(tmp_path)[1]
+    text = c06_table_1.study(tmp_path)[1]
     rows = {row["objective"]: row for row in table(text)}
     assert [first(rows[name]["score"]) for name in ("kl", "clip")] == [0.6, 0.8]
     assert first(rows["none"]["score"]) == -0.07  # (6 · −0.1 + 0.1) / 7
@@ -164,9 +178,9 @@ def test_table_1(make, tmp_path):
 
 
 def test_details(make, tmp_path):
-    names = [name for kind in details.CHANGES.values() for name in kind]
+    names = [name for kind in c07_details.CHANGES.values() for name in kind]
     finals = {"c5-clip": 1000} | dict(zip(names, (500, 1100, 900, 1000, 800, -200)))
-    for env_id, (name, final) in itertools.product(details.ENVIRONMENTS, finals.items()):
+    for env_id, (name, final) in itertools.product(c07_details.ENVIRONMENTS, finals.items()):
         for seed in (1, 2):
             make(
                 env_id,
@@ -174,7 +188,7 @@ def test_details(make, tmp_path):
                 seed,
                 np.where(STEPS > 900, final + (seed - 1.5) * 200 * (name == "c5-clip"), 0),
             )
-    text = details.c7(tmp_path)[1]
+    text = c07_details.study(tmp_path)[1]
     rows = {
         row["change"]: row["difference, %"]
         for row in table(text)
@@ -191,11 +205,10 @@ def test_details(make, tmp_path):
 
 def test_details_runs_what_it_needs(monkeypatch, tmp_path):
     patterns = []
-    monkeypatch.setattr(
-        command, "run", lambda suite, seeds, workers, only, *rest: patterns.append(only) or 0
-    )
-    monkeypatch.setattr(details, "c7", lambda runs: (Figure(), "the tables"))
-    assert command.study(("C7",), tmp_path, tmp_path / "out") == 0
+    monkeypatch.setattr(command, "run_suite", lambda options: patterns.append(options.only) or 0)
+    monkeypatch.setattr(c07_details, "study", lambda runs: (Figure(), "the tables"))
+    options = command.StudyOptions(("C7",), runs_dir=tmp_path, out=tmp_path / "out")
+    assert command.run_studies(options) == 0
     assert (tmp_path / "out/C7.md").read_text() == "the tables" and (
         tmp_path / "out/C7.png"
     ).exists()
@@ -204,11 +217,11 @@ def test_details_runs_what_it_needs(monkeypatch, tmp_path):
         for job in read_suite(command.SUITE)
         if any(p in job.dir.name for p in patterns)
     }
-    assert names == {"c5-clip", *(name for kind in details.CHANGES.values() for name in kind)}
+    assert names == {"c5-clip", *(name for kind in c07_details.CHANGES.values() for name in kind)}
 
 
 def test_shortfall_and_slope(monkeypatch):
-    monkeypatch.setattr(imitation, "HORIZONS", np.array([10.0, 20, 40, 80]))
+    monkeypatch.setattr(c09_imitation, "HORIZONS", np.array([10.0, 20, 40, 80]))
     returns = np.array([5.0, 30, 80])
     by_hand = [
         10 - (5 + 10 + 10) / 3,
@@ -216,16 +229,16 @@ def test_shortfall_and_slope(monkeypatch):
         40 - (5 + 30 + 40) / 3,
         80 - (5 + 30 + 80) / 3,
     ]
-    assert imitation.shortfall(returns) == pytest.approx(by_hand)
-    assert imitation.slope(3 * imitation.HORIZONS**2) == pytest.approx(2)
-    assert imitation.slope(np.array([0, 0, 1, 8.0])) == pytest.approx(3)
-    assert np.isnan(imitation.slope(np.zeros(4)))
+    assert c09_imitation.shortfall(returns) == pytest.approx(by_hand)
+    assert c09_imitation.slope(3 * c09_imitation.HORIZONS**2) == pytest.approx(2)
+    assert c09_imitation.slope(np.array([0, 0, 1, 8.0])) == pytest.approx(3)
+    assert np.isnan(c09_imitation.slope(np.zeros(4)))
 
 
 def test_error_rate(monkeypatch):
-    monkeypatch.setattr(imitation, "EPISODES", 4)
-    assert imitation.error_rate(dagger.balance, dagger.balance) == 0
-    assert imitation.error_rate(lambda obs: 1 - dagger.balance(obs), dagger.balance) == 1
+    monkeypatch.setattr(c09_imitation, "EPISODES", 4)
+    assert c09_imitation.error_rate(dagger.balance, dagger.balance) == 0
+    assert c09_imitation.error_rate(lambda obs: 1 - dagger.balance(obs), dagger.balance) == 1
 
 
 def left_or_expert(path, expert: bool) -> None:
@@ -242,17 +255,17 @@ def left_or_expert(path, expert: bool) -> None:
 
 
 def test_imitation(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(imitation, "LABELS", (50, 200))
-    monkeypatch.setattr(imitation, "EPISODES", 50)
-    monkeypatch.setattr(imitation, "HORIZONS", np.array([20.0, 40, 80, 600]))
+    monkeypatch.setattr(c09_imitation, "LABELS", (50, 200))
+    monkeypatch.setattr(c09_imitation, "EPISODES", 50)
+    monkeypatch.setattr(c09_imitation, "HORIZONS", np.array([20.0, 40, 80, 600]))
     for (algorithm, labels), seed in itertools.product(
-        itertools.product(imitation.ALGORITHMS, (50, 200)), (1, 2)
+        itertools.product(c09_imitation.ALGORITHM_COLOURS, (50, 200)), (1, 2)
     ):
         folder = make(
             "CartPole-v1", f"c9-{algorithm}-{labels}", seed, eval_return_mean=labels + 10 * seed
         )
         left_or_expert(folder / "policy.pt", algorithm == "dagger" and seed == 1)
-    text = imitation.c9(tmp_path)[1]
+    text = c09_imitation.study(tmp_path)[1]
     rows = {(row["labels"], row["algorithm"]): row for row in table(text)}
     errors = {(row["labels"], row["algorithm"]): row for row in table(text, 1)}
     assert rows["200", "cloning"]["return"] == "215.0 (210.0 to 220.0)"
@@ -284,7 +297,7 @@ def test_imitation(make, tmp_path, monkeypatch):
 
 def test_off_policy(make, tmp_path):
     ends = {"a2c": 10_000, "ppo_clip": 10_000, "ppo_kl": 10_000, "ddpg": 1000, "sac": 1000}
-    for env_id, (name, end) in itertools.product(off_policy.LEVELS, ends.items()):
+    for env_id, (name, end) in itertools.product(c10_off_policy.LEVELS, ends.items()):
         top = {"HalfCheetah-v4": 5500, "Pendulum-v1": 0}[env_id]
         for seed in (1, 2, 3):
             height = 0.3 if name == "a2c" and seed > 1 else 1 / 2 if name == "ddpg" else 1
@@ -295,7 +308,7 @@ def test_off_policy(make, tmp_path):
             make(
                 env_id, f"c10-{name}", seed, returns, steps, steps * (0.01 if end == 10_000 else 1)
             )
-    text = off_policy.c10(tmp_path)[1]
+    text = c10_off_policy.study(tmp_path)[1]
     steps, seconds = ({row["return"]: row for row in table(text, i)} for i in (0, 1))
     # the bin b = 1 … 100 has 55 b, the mean of the last five of them 55 (b − 2): 1,100 of it are reached at b = 22
     assert first(steps["1,000"]["sac"]) == pytest.approx(1000 * (1000 / 55 + 2) / 100, abs=0.06)
@@ -313,26 +326,27 @@ def test_off_policy(make, tmp_path):
         ", 1 of 3"
     )
     assert steps["−400.0"]["sac"].startswith("620.0")  # −1,000 + 10 (b − 2) is −400 at b = 62
-    figures = off_policy.c10(tmp_path)[0]
+    figures = c10_off_policy.study(tmp_path)[0]
     assert [ax.get_xscale() for ax in figures.axes] == ["log"] * 4
 
 
 def test_times_compares_the_best_whose_median_is_known(monkeypatch):
-    taken = {
+    values = {
         "a2c": ([5, np.inf, np.inf], 10),
         "ppo_clip": ([40, 60, 80], 100),
         "sac": ([20, 30, np.inf], 50),
     }
-    monkeypatch.setattr(
-        off_policy,
-        "reached",
-        lambda name, level: {"steps": (np.array(taken[name][0]), taken[name][1])},
-    )
-    groups = [type("Group", (str,), {"algorithm": property(str)})(name) for name in taken]
-    assert first(off_policy.times(groups, 0, "steps")) == 2  # 60 / 30, not 10 / 30
-    assert off_policy.times(groups[::2], 0, "steps").startswith("≥ 0.33")
-    taken["sac"] = [20, np.inf, np.inf], 50
-    assert off_policy.times(groups, 0, "steps") == "–"
+
+    def taken(group, level, axis):
+        steps, limit = values[group.algorithm]
+        return c10_off_policy.Taken(np.array(steps), limit)
+
+    monkeypatch.setattr(c10_off_policy, "taken", taken)
+    groups = [type("Group", (str,), {"algorithm": property(str)})(name) for name in values]
+    assert first(c10_off_policy.comparison(groups, 0, "steps")) == 2  # 60 / 30, not 10 / 30
+    assert c10_off_policy.comparison(groups[::2], 0, "steps").startswith("≥ 0.33")
+    values["sac"] = ([20, np.inf, np.inf], 50)
+    assert c10_off_policy.comparison(groups, 0, "steps") == "–"
 
 
 @pytest.mark.parametrize("claim", command.STUDIES)
