@@ -7,30 +7,43 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")  # what a measurement depends on
 
 
 class BadInput(Exception):
-    """What the user can put right: printed as one line, exit status 2."""
+    """What the user can put right. The command line prints it as one line; its status is 2."""
 
 
 def provenance() -> dict:
-    """What a measurement depends on beside its command: commit, versions, machine."""
-    return {"commit": commit()} | machine()
+    """What a measurement depends on beside its command: the commit, the versions, the machine."""
+    return {"commit": commit(), **this_machine()}
 
 
 def commit() -> str | None:
-    """The repository's commit, with -dirty if it has changed since; None outside of a repository."""
-    describe = ("git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
+    """The repository's commit, with -dirty if files have changed; None outside a repository."""
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return answer.stdout.strip() or None
 
 
-def machine() -> dict:
-    """This machine, and the versions of what is installed on it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    processor = names[0].split(":")[1].strip() if names else platform.processor()
-    packages = ("torch", "gymnasium", "mujoco", "numpy")
-    return {
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
-        "machine": {"system": platform.system(), "processor": processor, "cores": os.cpu_count()},
+def this_machine() -> dict:
+    """This machine and the versions of the packages that are installed on it."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        versions[package] = version(package)
+    machine = {
+        "system": platform.system(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
     }
+    return {"versions": versions, "machine": machine}
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it or else as Python does."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if "model name" in line:
+                return line.split(":")[1].strip()
+    return platform.processor()

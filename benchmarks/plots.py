@@ -1,5 +1,6 @@
-"""Learning curves as pictures: the interquartile mean of the seeds, shaded with its 95 % bootstrap interval."""
+"""Learning curves as pictures: the interquartile mean of the seeds and its 95 % interval."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -8,8 +9,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; grey in place of their yellow, too pale for a line.
-COLOURS = {
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Grey is in place of their yellow, which is too pale for a line.
+SCRIPT_COLOURS = {
     "reinforce": "#8C8C8C",
     "reinforce_baseline": "#CC79A7",
     "a2c": "#009E73",
@@ -19,84 +21,155 @@ COLOURS = {
     "sac": "#D55E00",
     "dagger": "#000000",
 }
-OTHERS = ("#6A3D9A", "#8B4513", "#008080", "#B22222")  # for whatever else is compared, in turn
+OTHER_COLOURS = ("#6A3D9A", "#8B4513", "#008080", "#B22222")  # for other algorithms, in turn
 AXES = {"steps": "environment steps", "seconds": "wall-clock seconds"}
-FONT = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
+FONT = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+WIDTH = 9.6  # inches
+DPI = 110
 
 
-def colours(groups: list) -> dict[str, str]:
-    """A colour for each algorithm: a script's own; a reference's is that of the script whose algorithm it is."""
-    found, others = {}, iter(OTHERS * len(groups))
-    for group in groups:
-        base = group.algorithm.split("-", 1)[-1] if group.reference else group.algorithm
-        kin = next((name for name in COLOURS if name == base or group.reference and name.startswith(base)), None)
-        if group.algorithm not in found:
-            found[group.algorithm] = COLOURS[kin] if kin else next(others)
-    return found
+def script_colour(algorithm: str, reference: bool) -> str | None:
+    """The colour of the script that implements an algorithm; None if no script does.
 
-
-def limits(groups: list, x: str) -> tuple[float, float]:
-    """Ends of an environment's axis of `x`, "steps" or "seconds": linear from 0, or logarithmic from more than that.
-
-    Logarithmic where on a linear axis the short runs would be a stroke at its left end.
+    A reference is called <source>-<algorithm>, where ppo stands for ppo_clip.
     """
-    ends = [getattr(group, x)[-1] * group.end / group.steps[-1] for group in groups]
-    return min(ends) / 30 if max(ends) > 5 * min(ends) else 0, max(ends)
+    if not reference:
+        return SCRIPT_COLOURS.get(algorithm)
+    name = algorithm.split("-", 1)[-1]
+    for script, colour in SCRIPT_COLOURS.items():
+        if script.startswith(name):
+            return colour
+    return None
 
 
-def draw(ax, groups: list, colour: dict[str, str], x: str) -> None:
-    """An environment's curves over each group's `x`: "steps" or "seconds", (BINS,); from the bin all have begun by."""
+def algorithm_colours(groups: list) -> dict[str, str]:
+    """A colour for each algorithm: its script's, or else the next of the others."""
+    others = itertools.cycle(OTHER_COLOURS)
+    colours = {}
     for group in groups:
-        begun = slice(group.first, None)
-        at = getattr(group, x)[begun]
-        style = {"color": colour[group.algorithm], "label": group.algorithm}
-        ax.plot(at, group.curve[begun], linewidth=1.6, linestyle="--" if group.reference else "-", **style)
+        if group.algorithm not in colours:
+            own = script_colour(group.algorithm, group.reference)
+            colours[group.algorithm] = own or next(others)
+    return colours
+
+
+def axis_limits(groups: list, axis: str) -> tuple[float, float]:
+    """Start and end of an environment's axis, "steps" or "seconds".
+
+    The start is 0 for a linear axis, and greater for a logarithmic one. The axis is logarithmic if
+    the short runs would otherwise be a stroke at its left end.
+    """
+    lengths = [group.length(axis) for group in groups]
+    shortest = min(lengths)
+    longest = max(lengths)
+    if longest > 5 * shortest:
+        return shortest / 30, longest
+    return 0, longest
+
+
+def shared_threshold(groups: list) -> float | None:
+    """The threshold of all groups; None if they differ or have none."""
+    thresholds = {group.threshold for group in groups}
+    return thresholds.pop() if len(thresholds) == 1 else None
+
+
+def draw_curves(ax, groups: list, colours: dict[str, str], axis: str) -> None:
+    """Draw an environment's curves over "steps" or "seconds".
+
+    A curve starts at the bin in which all of its runs have begun.
+    """
+    for group in groups:
+        begun = slice(group.first_bin, None)
+        x = group.axis(axis)[begun]
+        colour = colours[group.algorithm]
+        ax.plot(
+            x,
+            group.iqm_curve[begun],
+            color=colour,
+            label=group.algorithm,
+            linewidth=1.6,
+            linestyle="--" if group.reference else "-",
+        )
         if group.band is not None:
-            ax.fill_between(at, *group.band[:, begun], color=style["color"], alpha=0.18, linewidth=0)
-    thresholds, (low, high) = {group.threshold for group in groups}, ax.get_ylim()
-    if len(thresholds) == 1 and low < (max(thresholds) or -math.inf) < high:
-        ax.axhline(*thresholds, color="black", linewidth=0.8, linestyle=":", label="threshold")
-    start, end = limits(groups, x)
-    if start:
+            low, high = group.band[:, begun]
+            ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    threshold = shared_threshold(groups)
+    bottom, top = ax.get_ylim()
+    if threshold is not None and bottom < threshold < top:
+        ax.axhline(threshold, color="black", linewidth=0.8, linestyle=":", label="threshold")
+    start, end = axis_limits(groups, axis)
+    if start > 0:
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(start, end)
-    ax.xaxis.set_major_formatter(EngFormatter(sep=" ") if x == "steps" else StrMethodFormatter("{x:,g}"))
-    ax.set_xlabel(AXES[x])
+    if axis == "steps":
+        ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    else:
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.set_xlabel(AXES[axis])
 
 
-def legend(figure: Figure) -> None:
-    """One for all panels, below them."""
-    entries = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=min(len(entries), 6), frameon=False)
+def draw_legend(figure: Figure) -> None:
+    """Draw one legend for all panels, below them."""
+    entries = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries.update(zip(labels, handles))
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=min(len(entries), 6),
+        frameon=False,
+    )
 
 
 def picture_name(env_id: str) -> str:
     return re.sub("[:/]", "-", env_id) + ".png"
 
 
-def pictures(by_env: dict[str, list], ylabel: str, out: Path) -> None:
-    """One picture an environment, by steps and by wall-clock, and an overview of them all."""
-    colour = colours([group for groups in by_env.values() for group in groups])
+def draw_pictures(by_env: dict[str, list], ylabel: str, out: Path) -> None:
+    """Write a picture an environment, by steps and by wall-clock, and an overview of them all."""
+    all_groups = [group for groups in by_env.values() for group in groups]
+    colours = algorithm_colours(all_groups)
     with matplotlib.rc_context(FONT):
         for env_id, groups in by_env.items():
-            figure = Figure(figsize=(9.6, 4.2), dpi=110, layout="constrained")
-            for ax, x in zip(figure.subplots(1, 2, sharey=True), AXES):
-                draw(ax, groups, colour, x)
-            figure.axes[0].set_ylabel(ylabel)
-            figure.suptitle(env_id)
-            legend(figure)
+            figure = draw_environment(env_id, groups, colours, ylabel)
             figure.savefig(out / picture_name(env_id))
-        columns = min(len(by_env), 2 if len(by_env) in (2, 4) else 3)
-        rows = math.ceil(len(by_env) / columns)
-        figure = Figure(figsize=(9.6, 2.9 * rows + 0.7), dpi=110, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for ax, (env_id, groups) in zip(axes.flat, by_env.items()):
-            draw(ax, groups, colour, "steps")
-            ax.set_title(env_id, fontsize=10)
-        for ax in axes.flat[len(by_env) :]:
-            ax.remove()
-        figure.supylabel(ylabel, fontsize=10)
-        legend(figure)
-        figure.savefig(out / "overview.png")
+        overview = draw_overview(by_env, colours, ylabel)
+        overview.savefig(out / "overview.png")
+
+
+def draw_environment(env_id: str, groups: list, colours: dict[str, str], ylabel: str) -> Figure:
+    """An environment's curves by steps and by wall-clock."""
+    figure = Figure(figsize=(WIDTH, 4.2), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw_curves(left, groups, colours, "steps")
+    draw_curves(right, groups, colours, "seconds")
+    left.set_ylabel(ylabel)
+    figure.suptitle(env_id)
+    draw_legend(figure)
+    return figure
+
+
+def draw_overview(by_env: dict[str, list], colours: dict[str, str], ylabel: str) -> Figure:
+    """All environments' curves by steps."""
+    columns = 2 if len(by_env) in (2, 4) else min(len(by_env), 3)
+    rows = math.ceil(len(by_env) / columns)
+    figure = Figure(figsize=(WIDTH, 2.9 * rows + 0.7), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax, (env_id, groups) in zip(axes, by_env.items()):
+        draw_curves(ax, groups, colours, "steps")
+        ax.set_title(env_id, fontsize=10)
+    for ax in axes[len(by_env) :]:
+        ax.remove()
+    figure.supylabel(ylabel, fontsize=10)
+    draw_legend(figure)
+    return figure

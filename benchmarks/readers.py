@@ -1,4 +1,7 @@
-"""Read learning curves: TensorBoard folders of ours, CleanRL's and Stable-Baselines3's, and reference CSVs."""
+"""Read learning curves: TensorBoard folders and reference CSVs.
+
+The folders are those of our scripts, of CleanRL and of Stable-Baselines3.
+"""
 
 import csv
 import json
@@ -12,7 +15,45 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from . import BadInput
 
-RETURN_TAGS = ("charts/episodic_return", "rollout/ep_rew_mean")  # ours and CleanRL's; Stable-Baselines3's
+OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
+SB3_RETURN = "rollout/ep_rew_mean"
+RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
+CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
+
+
+@dataclass
+class Scalars:
+    """The points of a TensorBoard tag, in the order in which they were logged."""
+
+    step: np.ndarray
+    """(points,) environment steps"""
+    value: np.ndarray
+    """(points,)"""
+    seconds: np.ndarray
+    """(points,) since the run began"""
+
+    def before(self, step: float) -> "Scalars":
+        """The points that were logged before a step."""
+        earlier = self.step < step
+        return Scalars(self.step[earlier], self.value[earlier], self.seconds[earlier])
+
+    def followed_by(self, later: "Scalars") -> "Scalars":
+        """These points, then those of a run that was resumed and counts its seconds anew."""
+        so_far = self.seconds[-1] if self.seconds.size else 0.0
+        return Scalars(
+            step=np.concatenate([self.step, later.step]),
+            value=np.concatenate([self.value, later.value]),
+            seconds=np.concatenate([self.seconds, so_far + later.seconds]),
+        )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is a run of."""
+
+    env_id: str
+    algorithm: str
+    seed: int
 
 
 @dataclass
@@ -25,121 +66,250 @@ class Curve:
     step: np.ndarray
     """(points,) environment steps"""
     value: np.ndarray
-    """(points,) mean return, or whichever metric was asked for"""
+    """(points,) mean return, or another metric if one was asked for"""
     seconds: np.ndarray
     """(points,) since the run began"""
-    source: Path
+    path: Path
+    """the folder or file that it was read from"""
     reference: bool = False
+    """whether it is from a reference CSV"""
     evaluation: float | None = None
     """mean return of the final evaluation, if there was one"""
     manifest: dict = field(default_factory=dict)
-    """of `benchmarks run`, if it ran this"""
+    """manifest.json, if `benchmarks run` has run this"""
 
 
-def read_events(path: Path, tags: tuple[str, ...]) -> np.ndarray:
-    """Steps, values and seconds since the file was opened of the scalars of any of `tags`, (3, points).
+def is_return(metric: str | None) -> bool:
+    """Whether a metric is the episode return, which it is by default."""
+    return metric is None or metric in RETURN_TAGS
 
-    An events file is a sequence of records: length (8 bytes), its checksum (4), an Event, its checksum (4). Only those
-    in which a tag was found are parsed. A last record cut short by a kill is left out.
+
+# ---------------------------------------------------------------- TensorBoard's files
+
+
+def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
+    """The scalars of any of the tags in an events file; seconds since the file was opened.
+
+    An events file is a sequence of records: length (8 bytes), its checksum (4), an Event, its
+    checksum (4). Only records that contain a tag are parsed. A last record that was cut short by
+    a kill is left out.
     """
-    data, at, points = path.read_bytes(), 0, []
-    found = (match.start() for match in re.finditer(b"|".join(re.escape(tag.encode()) for tag in tags), data))
-    here, begun = next(found, len(data)), None
-    while at + 12 <= len(data):
-        start, at = at + 12, at + 16 + struct.unpack_from("<Q", data, at)[0]
-        if at > len(data):
+    data = path.read_bytes()
+    any_tag = re.compile(b"|".join(re.escape(tag.encode()) for tag in tags))
+    opened = None
+    points = []
+    start = 0
+    while start + 12 <= len(data):
+        [length] = struct.unpack_from("<Q", data, start)
+        event_start = start + 12
+        event_end = event_start + length
+        start = event_end + 4
+        if start > len(data):
             break
-        if here < at or begun is None:
-            event = Event.FromString(data[start : at - 4])
-            begun = begun or event.wall_time
-            seconds = event.wall_time - begun
-            points += [(event.step, value.simple_value, seconds) for value in event.summary.value if value.tag in tags]
-            while here < at:
-                here = next(found, len(data))
-    return np.array(points, dtype=float).reshape(-1, 3).T
+        if opened is not None and not any_tag.search(data, event_start, event_end):
+            continue
+        event = Event.FromString(data[event_start:event_end])
+        if opened is None:
+            opened = event.wall_time
+        for value in event.summary.value:
+            if value.tag in tags:
+                points.append((event.step, value.simple_value, event.wall_time - opened))
+    columns = np.array(points, dtype=float).reshape(-1, 3)
+    return Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
 
 
-def read_folder(folder: Path, tags: tuple[str, ...]) -> np.ndarray:
-    """The same of all events files of a folder: each after the first goes on where a resumed run took up."""
-    joined = np.empty((3, 0))
+def read_folder(folder: Path, tags: tuple[str, ...]) -> Scalars:
+    """The scalars of all events files of a folder; seconds since the run began.
+
+    Each file after the first goes on where a resumed run took up. What the files before it logged
+    after that step was done again, and is left out.
+    """
+    nothing = np.empty(0)
+    joined = Scalars(nothing, nothing, nothing)
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        points = read_events(path, tags)
-        if points.size and joined.size:
-            joined = joined[:, joined[0] < points[0, 0]]  # what was logged after the checkpoint was done again
-            points[2] += joined[2, -1] if joined.size else 0
-        joined = np.concatenate([joined, points], axis=1)
+        scalars = read_events(path, tags)
+        if scalars.step.size:
+            joined = joined.before(scalars.step[0]).followed_by(scalars)
     return joined
 
 
-def identify(folder: Path, manifest: dict) -> tuple[str, str, int] | None:
-    """Environment, algorithm and seed of a TensorBoard folder."""
+def identify(folder: Path, manifest: dict) -> Identity | None:
+    """Environment, algorithm and seed of a TensorBoard folder; None if nothing tells them."""
     if manifest:
-        return manifest["env_id"], manifest["algorithm"], manifest["seed"]
-    if (folder / "config.json").exists():
-        args = json.loads((folder / "config.json").read_text())["args"]
-        return args["env_id"], args["exp_name"], args["seed"]
-    if match := re.fullmatch(r"(.+?)__(.+)__(\d+)__\d+", folder.name):  # CleanRL: env__exp__seed__time
-        return match[1], match[2], int(match[3])
-    if match := re.fullmatch(r"(.+)_(\d+)", folder.name):  # Stable-Baselines3: algorithm_number, in the environment's
-        return folder.resolve().parent.name, match[1], int(match[2])
+        return Identity(manifest["env_id"], manifest["algorithm"], manifest["seed"])
+    config = folder / "config.json"
+    if config.exists():
+        args = json.loads(config.read_text())["args"]
+        return Identity(args["env_id"], args["exp_name"], args["seed"])
+    cleanrl = re.fullmatch(r"(.+?)__(.+)__(\d+)__\d+", folder.name)  # env__exp__seed__time
+    if cleanrl:
+        return Identity(cleanrl[1], cleanrl[2], int(cleanrl[3]))
+    sb3 = re.fullmatch(r"(.+)_(\d+)", folder.name)  # env/algorithm_number
+    if sb3:
+        return Identity(folder.resolve().parent.name, sb3[1], int(sb3[2]))
     return None
 
 
-def read_csv(path: Path) -> list[Curve]:
-    """A reference file `<source>-<algorithm>-<env>.csv` with columns run (env__algorithm__seed), step, episodic_return
-    and seconds."""
+def closest_manifest(folder: Path, manifests: dict[Path, dict]) -> dict:
+    """The manifest of the job in whose folder `folder` lies; empty if it is no job's."""
+    for ancestor in (folder, *folder.parents):
+        if ancestor in manifests:
+            return manifests[ancestor]
+    return {}
+
+
+def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
+    """The curve of a TensorBoard folder, or a note on why there is none."""
+    tags = RETURN_TAGS if metric is None else (metric,)
+    summary = folder / "summary.json"
+    if (folder / "config.json").exists() and not summary.exists():
+        return f"{folder} is unfinished: left out"
+    identity = identify(folder, manifest)
+    if identity is None:
+        return f"{folder}: its name does not tell what it is: left out"
+    scalars = read_folder(folder, tags)
+    if not scalars.step.size:
+        return f"{folder}: no {' or '.join(tags)} in its log: left out"
+    evaluation = None
+    if summary.exists() and is_return(metric):
+        evaluation = json.loads(summary.read_text())["eval_return_mean"]
+    return Curve(
+        env_id=identity.env_id,
+        algorithm=identity.algorithm,
+        seed=identity.seed,
+        step=scalars.step,
+        value=scalars.value,
+        seconds=scalars.seconds,
+        path=folder,
+        evaluation=evaluation,
+        manifest=manifest,
+    )
+
+
+# ---------------------------------------------------------------- reference CSVs
+
+
+def is_reference(path: Path) -> bool:
+    """Whether a CSV file is one that `read_reference` reads."""
+    return path.read_text().startswith(",".join(CSV_COLUMNS) + "\n")
+
+
+def read_reference(path: Path) -> list[Curve]:
+    """The curves of a reference file `<source>-<algorithm>-<env>.csv`.
+
+    Its columns are run (env__algorithm__seed), step, episodic_return and seconds.
+    """
     runs = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            runs.setdefault(row["run"], []).append([float(row[key]) for key in ("step", "episodic_return", "seconds")])
+            point = (float(row["step"]), float(row["episodic_return"]), float(row["seconds"]))
+            runs.setdefault(row["run"], []).append(point)
     curves = []
-    for run, points in runs.items():
-        env_id, _, seed = run.split("__")
-        algorithm = path.stem.removesuffix(f"-{env_id}")
-        curves.append(Curve(env_id, algorithm, int(seed), *np.array(sorted(points)).T, source=path, reference=True))
+    for run_name, points in runs.items():
+        env_id, _, seed = run_name.split("__")
+        columns = np.array(sorted(points))
+        curve = Curve(
+            env_id=env_id,
+            algorithm=path.stem.removesuffix(f"-{env_id}"),
+            seed=int(seed),
+            step=columns[:, 0],
+            value=columns[:, 1],
+            seconds=columns[:, 2],
+            path=path,
+            reference=True,
+        )
+        curves.append(curve)
     return curves
 
 
-def read_runs(paths: tuple[Path, ...], metric: str | None) -> tuple[list[Curve], list[str]]:
-    """All curves found under the paths, and a note on each run that is left out.
+# ---------------------------------------------------------------- everything under some paths
 
-    An algorithm found under several of the paths is told apart by their names, so that two versions can be compared.
-    """
-    tags, curves, notes = (metric,) if metric else RETURN_TAGS, {}, []
-    of_returns = metric in (None, *RETURN_TAGS)
-    for path in paths:
+
+class Collection:
+    """The curves found under some paths, and notes on the runs that are left out."""
+
+    def __init__(self, metric: str | None):
+        self.metric = metric
+        self.curves: dict[tuple[Path, Identity], Curve] = {}
+        """by the path that a curve was found under, and what it is"""
+        self.notes: list[str] = []
+
+    def add_path(self, path: Path) -> None:
+        """Add all runs under a path. Raises BadInput if it does not exist."""
         if not path.exists():
             raise BadInput(f"{path}: no such folder or file")
-        manifests = {file.parent: json.loads(file.read_text()) for file in sorted(path.rglob("manifest.json"))}
-        notes += [f"{folder} failed or is unfinished: left out" for folder, m in manifests.items() if not m["complete"]]
-        found = {file.parent for file in path.rglob("events.out.tfevents.*") if "wandb" not in file.parts}
-        for folder in sorted(found):
-            manifest = next((manifests[above] for above in (folder, *folder.parents) if above in manifests), {})
-            config, summary = folder / "config.json", folder / "summary.json"
-            if not manifest.get("complete", True):
-                continue
-            identity, points = identify(folder, manifest), read_folder(folder, tags)
-            if config.exists() and not summary.exists():
-                notes.append(f"{folder} is unfinished: left out")
-            elif identity is None:
-                notes.append(f"{folder}: its name does not tell what it is: left out")
-            elif not points.size:
-                notes.append(f"{folder}: no {' or '.join(tags)} in its log: left out")
-            else:
-                evaluation = json.loads(summary.read_text())["eval_return_mean"] if summary.exists() else None
-                curve = Curve(*identity, *points, folder, False, evaluation if of_returns else None, manifest)
-                if older := curves.get((path, *identity)):
-                    notes.append(f"{older.source}: left out for {folder}, of the same environment, algorithm and seed")
-                curves[path, *identity] = curve
-        for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
-            if of_returns and file.read_text().startswith("run,step,episodic_return,seconds\n"):
-                curves |= {(path, curve.env_id, curve.algorithm, curve.seed): curve for curve in read_csv(file)}
-    if not curves:
-        raise BadInput(f"no finished runs in {', '.join(map(str, paths))}" + (f" with {metric}" if metric else ""))
-    places = {}
-    for path, *group, _ in curves:
-        places.setdefault(tuple(group), set()).add(path)
-    twofold = {algorithm for (_, algorithm), where in places.items() if len(where) > 1}
-    for (path, _, algorithm, _), curve in curves.items():
-        curve.algorithm += f" ({path.resolve().name})" if algorithm in twofold else ""
-    return list(curves.values()), notes
+        self.add_runs(path)
+        if is_return(self.metric):
+            self.add_references(path)
+
+    def add_runs(self, path: Path) -> None:
+        """Add the TensorBoard folders under a path."""
+        manifests = {}
+        for file in sorted(path.rglob("manifest.json")):
+            manifest = json.loads(file.read_text())
+            manifests[file.parent] = manifest
+            if not manifest["complete"]:
+                self.notes.append(f"{file.parent} failed or is unfinished: left out")
+        folders = set()
+        for file in path.rglob("events.out.tfevents.*"):
+            if "wandb" not in file.parts:
+                folders.add(file.parent)
+        for folder in sorted(folders):
+            manifest = closest_manifest(folder, manifests)
+            if manifest.get("complete", True):
+                self.add_run(path, read_run(folder, manifest, self.metric))
+
+    def add_run(self, path: Path, found: Curve | str) -> None:
+        """Add a curve, or the note that is in its place."""
+        if isinstance(found, str):
+            self.notes.append(found)
+            return
+        identity = Identity(found.env_id, found.algorithm, found.seed)
+        older = self.curves.get((path, identity))
+        if older is not None:
+            same = "of the same environment, algorithm and seed"
+            self.notes.append(f"{older.path}: left out for {found.path}, {same}")
+        self.curves[path, identity] = found
+
+    def add_references(self, path: Path) -> None:
+        """Add the reference CSVs under a path, or the path itself if it is a file."""
+        files = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
+        for file in files:
+            if is_reference(file):
+                for curve in read_reference(file):
+                    identity = Identity(curve.env_id, curve.algorithm, curve.seed)
+                    self.curves[path, identity] = curve
+
+    def tell_apart(self) -> None:
+        """Add the path's name to the algorithms that were found under several of the paths.
+
+        So two versions of a script can be compared.
+        """
+        found_under = {}
+        for path, identity in self.curves:
+            group = (identity.env_id, identity.algorithm)
+            found_under.setdefault(group, set()).add(path)
+        ambiguous = set()
+        for (_, algorithm), paths in found_under.items():
+            if len(paths) > 1:
+                ambiguous.add(algorithm)
+        for (path, identity), curve in self.curves.items():
+            if identity.algorithm in ambiguous:
+                curve.algorithm += f" ({path.resolve().name})"
+
+
+def read_curves(paths: tuple[Path, ...], metric: str | None) -> tuple[list[Curve], list[str]]:
+    """All curves found under the paths, and a note on each run that is left out.
+
+    `metric` is a TensorBoard tag, None the return of the training episodes. Raises BadInput if a
+    path does not exist, or if there is no curve.
+    """
+    collection = Collection(metric)
+    for path in paths:
+        collection.add_path(path)
+    if not collection.curves:
+        where = ", ".join(str(path) for path in paths)
+        which = f" with {metric}" if metric else ""
+        raise BadInput(f"no finished runs in {where}{which}")
+    collection.tell_apart()
+    return list(collection.curves.values()), collection.notes

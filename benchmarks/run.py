@@ -1,269 +1,231 @@
-"""Run a suite: every job a process with a folder of its own, as many at once as there are cores, here or by Ray."""
+"""Run a suite. Each job is a process with a folder of its own; a core runs one at a time."""
 
 import collections
 import contextlib
-import ctypes
 import fcntl
 import fnmatch
-import json
 import os
-import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tqdm import tqdm
 
-from . import ROOT, BadInput, provenance
+from . import BadInput, provenance
+from .jobs import (
+    Job,
+    begin_attempt,
+    end_attempt,
+    read_suite,
+    resolve,
+    start_process,
+    stop_processes,
+    write_manifest,
+)
+from .options import RunOptions
 
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-SCRIPT_COMMAND = "python {script} --env-id {env_id} --seed {seed} --run-dir ."
-CELL_KEYS = {"script", "command", "name", "env_id", "steps", "flags", "seeds", "threshold"}
-
-
-@dataclass(frozen=True)
-class Job:
-    env_id: str
-    algorithm: str
-    seed: int
-    threshold: float | None
-    command: tuple[str, ...]
-    """words; `python` and scripts are still to be resolved, so that a manifest names no machine's paths"""
-    ours: bool
-    """whether a summary.json is what proves that it came to its end"""
-    dir: Path
-
-    def manifest(self) -> dict:
-        path = self.dir / "manifest.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    def finished(self) -> bool:
-        """Whether this very command line has run to its end in the job's folder."""
-        manifest = self.manifest()
-        return manifest.get("complete", False) and manifest["command"] == list(self.command)
+BAR_LAYOUT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
+POLL_SECONDS = 0.05
+LOG_LINES = 10  # of a failed job's log that are shown
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`1-3,7` is [1, 2, 3, 7]."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise BadInput(f"seeds {text!r}: expected something like 1-5 or 1,3,7-9")
-    ends = [[int(number) for number in part.split("-")] for part in text.split(",")]
-    return [seed for first, *last in ends for seed in range(first, (last or [first])[0] + 1)]
+class Execution:
+    """Runs jobs, a few at once. A job that fails is tried once more."""
 
+    def __init__(
+        self,
+        jobs: list[Job],
+        start_job: Callable[[Job], subprocess.Popen],
+        workers: int,
+        facts: dict,
+        bar: tqdm,
+    ):
+        """`facts` are what every job's manifest says of the machine; `bar` counts the jobs."""
+        self.start_job = start_job
+        self.workers = workers
+        self.facts = facts
+        self.bar = bar
+        self.waiting = collections.deque(jobs)
+        self.running: dict[Job, subprocess.Popen] = {}
+        self.attempts = collections.Counter()
+        self.done = 0
+        self.failed = 0
 
-def read_suite(path: Path, seeds: str | None = None, runs_dir: Path = Path("runs")) -> list[Job]:
-    """The jobs of a suite, the first seed of every cell first."""
-    try:
-        suite = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: {error}") from error
-    if unknown := suite.keys() - {"seeds", "cells"}:
-        raise BadInput(f"{path}: unknown key {', '.join(sorted(unknown))}")
-    jobs = {}
-    for number, cell in enumerate(suite.get("cells", []), 1):
-        where = f"{path}, cell {number}"
-        if unknown := cell.keys() - CELL_KEYS:
-            raise BadInput(f"{where}: unknown key {', '.join(sorted(unknown))}")
-        if "env_id" not in cell or ("script" in cell) == ("command" in cell) or not cell.keys() & {"script", "name"}:
-            raise BadInput(f"{where}: needs env_id, and either script or command and name")
-        template = cell.get("command") or SCRIPT_COMMAND + " --total-timesteps {steps}" * ("steps" in cell)
-        words = shlex.split(f"{template} {cell.get('flags', '')}")
-        name = cell.get("name") or Path(cell["script"]).stem
-        for seed in parse_seeds(str(seeds or cell.get("seeds") or suite.get("seeds", ""))):
-            try:
-                command = tuple(word.format(**cell | {"seed": seed}) for word in words)
-            except (LookupError, ValueError) as error:
-                raise BadInput(f"{where}: {template}: {error} is no key of the cell") from error
-            folder = runs_dir / re.sub("[:/]", "-", f"{cell['env_id']}__{name}__{seed}")
-            if folder in jobs:
-                raise BadInput(f"{where}: {folder.name} is there twice; set name")
-            jobs[folder] = Job(cell["env_id"], name, seed, cell.get("threshold"), command, "script" in cell, folder)
-    if not jobs:
-        raise BadInput(f"{path}: no cells")
-    return sorted(jobs.values(), key=lambda job: job.seed)
-
-
-def resolve(command: tuple[str, ...]) -> list[str]:
-    """The command as it is executed: this Python, scripts relative to the repository's root."""
-    words = [str(ROOT / word) if word.endswith(".py") else word for word in command]
-    for word in words:
-        if word.endswith(".py") and not Path(word).is_file():
-            raise BadInput(f"no script {word}")
-    if words[0] != "python" and not shutil.which(words[0]):
-        raise BadInput(f"no program {words[0]}")
-    return [sys.executable if word == "python" else word for word in words]
-
-
-def write_manifest(job: Job, **entries) -> None:
-    """Whole or not at all: a kill leaves the old manifest or the new one."""
-    identity = {name: getattr(job, name) for name in ("env_id", "algorithm", "seed", "threshold", "command")}
-    temporary = job.dir / "manifest.tmp"
-    temporary.write_text(json.dumps(entries | identity, indent=2))
-    os.replace(temporary, job.dir / "manifest.json")
-
-
-def start(job: Job) -> subprocess.Popen:
-    """Start a job on this machine, in its own folder, where its output goes to log.txt.
-
-    This is all that knows where a job runs; cluster.py has the other back end's.
-    """
-    harness = os.getpid()
-
-    def die_with_the_harness() -> None:
-        if sys.platform == "linux":  # a signal at the death of the thread that started the job: of the main thread
-            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != harness:  # it died before that
-            os._exit(1)
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (job.dir / "log.txt").open("w") as log:
-        return subprocess.Popen(
-            resolve(job.command),
-            cwd=job.dir,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            process_group=0,  # so that Ctrl-C reaches the harness alone, which passes it on
-            preexec_fn=die_with_the_harness,
-        )
-
-
-def stop(processes: list[subprocess.Popen]) -> None:
-    """End what still runs: a script ends in good order, unless that takes longer than ten seconds."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
+    def run(self) -> int:
+        """Run all jobs and return how many failed. However it ends, no job outlives it."""
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            while self.waiting or self.running:
+                self.start_waiting()
+                self.collect_ended()
+                self.show_progress()
+                time.sleep(POLL_SECONDS)
+        finally:
+            stop_processes(list(self.running.values()))
+        return self.failed
+
+    def start_waiting(self) -> None:
+        """Start jobs until all workers are busy."""
+        while self.waiting and len(self.running) < self.workers:
+            job = self.waiting.popleft()
+            self.attempts[job] += 1
+            begin_attempt(job, self.attempts[job], self.facts)
+            self.running[job] = self.start_job(job)
+
+    def collect_ended(self) -> None:
+        """Record the jobs that have ended since the last look."""
+        for job, process in list(self.running.items()):
+            if process.poll() is None:
+                continue
+            del self.running[job]
+            complete = end_attempt(job, process.returncode)
+            if not complete and self.attempts[job] == 1:
+                self.waiting.appendleft(job)
+                continue
+            if complete:
+                self.done += 1
+            else:
+                self.failed += 1
+                self.bar.write(failure(job, process.returncode), file=sys.stderr)
+            self.bar.update()
+
+    def show_progress(self) -> None:
+        counts = f"{self.done} done, {self.failed} failed, {len(self.running)} under way"
+        self.bar.set_postfix_str(counts)
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def failure(job: Job, exit_status: int) -> str:
+    """Why a job has failed, and the end of its log."""
+    reason = f"exit status {exit_status}" if exit_status else "no summary.json"
+    log = job.dir / "log.txt"
+    last_lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    head = f"{job.dir.name} failed twice, {reason}; the end of {log}:"
+    return "\n    ".join([head, *last_lines])
 
 
-def begin(job: Job, attempts: int, facts: dict) -> None:
-    """Clear away what an earlier attempt left, record that there is a new one."""
-    shutil.rmtree(job.dir, ignore_errors=True)
-    job.dir.mkdir(parents=True)
-    write_manifest(job, **facts, complete=False, attempts=attempts, start=now())
+def back_end(options: RunOptions, suite_dir: Path) -> contextlib.AbstractContextManager:
+    """A context that gives the function that starts a job. Ray is imported only if it is asked for.
 
-
-def end(job: Job, exit_status: int) -> bool:
-    """Record how a job ended; whether it did what it should."""
-    summary = job.dir / "summary.json"
-    complete = exit_status == 0 and (summary.exists() or not job.ours)
-    write_manifest(job, **job.manifest() | {"complete": complete, "end": now(), "exit_status": exit_status})
-    return complete
-
-
-def execute(jobs: list[Job], start: Callable[[Job], subprocess.Popen], workers: int, facts: dict, bar: tqdm) -> int:
-    """Run all jobs, a failing one twice; a report of each that failed. However it ends, no job outlives it."""
-    waiting, running, attempts, failures = collections.deque(jobs), {}, collections.Counter(), []
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.popleft()
-                attempts[job] += 1
-                begin(job, attempts[job], facts)
-                running[job] = start(job)
-            for job, process in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[job]
-                complete = end(job, process.returncode)
-                if not complete and attempts[job] == 1:
-                    waiting.appendleft(job)
-                    continue
-                if not complete:
-                    reason = f"exit status {process.returncode}" if process.returncode else "no summary.json"
-                    last = (job.dir / "log.txt").read_text(errors="replace").splitlines()[-10:]
-                    failures.append(f"{job.dir.name} failed twice, {reason}; the end of {job.dir}/log.txt:")
-                    bar.write("\n    ".join([failures[-1], *last]), file=sys.stderr)
-                bar.update()
-            done = len(jobs) - len(waiting) - len(running) - len(failures)
-            bar.set_postfix_str(f"{done} done, {len(failures)} failed, {len(running)} under way")
-            time.sleep(0.05)
-    finally:
-        stop([*running.values()])
-    return len(failures)
-
-
-def back_end(name: str, address: str, num_gpus: float, suite_dir: Path) -> contextlib.AbstractContextManager:
-    """A context in which there is what starts a job, on this machine or by Ray, which is imported only then."""
-    if name == "local":
-        return contextlib.nullcontext(start)
+    Raises BadInput if Ray is not installed.
+    """
+    if options.backend == "local":
+        return contextlib.nullcontext(start_process)
     try:
         from . import cluster
     except ModuleNotFoundError as error:
         raise BadInput(f"--backend ray: {error}; pip install ray") from error
-    return cluster.connect(address, num_gpus, suite_dir / "ray.log")
+    return cluster.connect(options.address, options.num_gpus, suite_dir / "ray.log")
 
 
-def run(
-    suite: Path,
-    seeds: str | None,
-    workers: int | None,
-    only: str | None,
-    dry_run: bool,
-    runs_dir: Path,
-    backend: str,
-    address: str,
-    num_gpus: float,
-) -> int:
-    """Run the jobs of a suite that are not finished yet; exit status 0, or 1 if a job failed."""
-    if workers is not None and workers < 1:
-        raise BadInput(f"--workers must be at least 1, not {workers}")
-    if backend == "local" and (address != "local" or num_gpus):
+def check_options(options: RunOptions) -> None:
+    """Raise BadInput if an option's value is impossible, or does not go with another's."""
+    if options.workers is not None and options.workers < 1:
+        raise BadInput(f"--workers must be at least 1, not {options.workers}")
+    if options.backend == "local" and (options.address != "local" or options.num_gpus):
         raise BadInput("--address and --num-gpus need --backend ray")
-    if not 0 <= num_gpus <= 1:
-        raise BadInput(f"--num-gpus must be from 0 to 1, not {num_gpus}")
-    suite_dir = runs_dir / suite.stem
-    jobs = [job for job in read_suite(suite, seeds, suite_dir) if fnmatch.fnmatch(job.dir.name, f"*{only or ''}*")]
+    if not 0 <= options.num_gpus <= 1:
+        raise BadInput(f"--num-gpus must be from 0 to 1, not {options.num_gpus}")
+
+
+def select_jobs(options: RunOptions, suite_dir: Path) -> list[Job]:
+    """The suite's jobs whose names match --only.
+
+    Raises BadInput if there are none, or if a script or program does not exist.
+    """
+    pattern = f"*{options.only or ''}*"
+    jobs = []
+    for job in read_suite(options.suite, options.seeds, suite_dir):
+        if fnmatch.fnmatch(job.dir.name, pattern):
+            resolve(job.command)
+            jobs.append(job)
     if not jobs:
-        raise BadInput(f"--only {only}: no such job in {suite}")
-    for job in jobs:
-        resolve(job.command)
-    if dry_run:
+        raise BadInput(f"--only {options.only}: no such job in {options.suite}")
+    return jobs
+
+
+def lock(suite_dir: Path):
+    """Lock the suite's folder for as long as the returned file is open.
+
+    Raises BadInput if another harness holds the lock.
+    """
+    file = (suite_dir / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BadInput(f"{suite_dir}: another harness is at work in it") from error
+    return file
+
+
+def update_threshold(job: Job) -> None:
+    """Write the suite's threshold to a finished job's manifest: it can change without a new run."""
+    manifest = job.manifest()
+    if manifest["threshold"] != job.threshold:
+        write_manifest(job, manifest)
+
+
+def run_suite(options: RunOptions) -> int:
+    """Run the jobs of a suite that are not finished yet.
+
+    Returns the exit status: 0, or 1 if a job failed, or 130 after Ctrl-C. Raises BadInput.
+    """
+    check_options(options)
+    suite_name = options.suite.stem
+    suite_dir = options.runs_dir / suite_name
+    jobs = select_jobs(options, suite_dir)
+    if options.dry_run:
         for job in jobs:
-            print("finished" if job.finished() else "to do   ", job.dir.name, " ", shlex.join(job.command))
+            state = "finished" if job.finished() else "to do   "
+            print(state, job.dir.name, " ", shlex.join(job.command))
         return 0
 
     suite_dir.mkdir(parents=True, exist_ok=True)
-    lock = (suite_dir / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BadInput(f"{suite_dir}: another harness is at work in it") from error
-    left = [job for job in jobs if not job.finished()]
-    workers = workers or (os.cpu_count() if backend == "local" else len(left))
-    for job in set(jobs) - set(left):  # a threshold can change without a new run
-        if job.manifest()["threshold"] != job.threshold:
-            write_manifest(job, **job.manifest())
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background has it ignored
-    tqdm.monitor_interval = 0  # its thread and a fork do not go together
-    layout = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
-    try:
-        with (
-            back_end(backend if left else "local", address, num_gpus, suite_dir) as start_job,
-            tqdm(total=len(left), desc=suite.stem, bar_format=layout, smoothing=0, disable=None) as bar,
-        ):
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
-            failed = execute(left, start_job, workers, provenance() | {"workers": workers}, bar)
-    except KeyboardInterrupt:
-        print(f"Interrupted; the same command goes on from here; {suite_dir}", file=sys.stderr)
-        return 130
-    counts = f"{len(left) - failed} done, {len(jobs) - len(left)} finished before, {failed} failed"
-    print(f"{suite.stem}: {counts}; {suite_dir}")
+    with lock(suite_dir):
+        unfinished = []
+        for job in jobs:
+            if job.finished():
+                update_threshold(job)
+            else:
+                unfinished.append(job)
+        try:
+            failed = run_jobs(unfinished, options, suite_dir)
+        except KeyboardInterrupt:
+            message = f"Interrupted; the same command goes on from here; {suite_dir}"
+            print(message, file=sys.stderr)
+            return 130
+    done = len(unfinished) - failed
+    finished_before = len(jobs) - len(unfinished)
+    counts = f"{done} done, {finished_before} finished before, {failed} failed"
+    print(f"{suite_name}: {counts}; {suite_dir}")
     return 1 if failed else 0
+
+
+def run_jobs(jobs: list[Job], options: RunOptions, suite_dir: Path) -> int:
+    """Run the jobs on the back end that is asked for, and return how many failed.
+
+    Raises KeyboardInterrupt on SIGINT and SIGTERM.
+    """
+    if not jobs:
+        return 0
+    if options.workers is not None:
+        workers = options.workers
+    elif options.backend == "local":
+        workers = os.cpu_count()
+    else:
+        workers = len(jobs)  # Ray decides how many run at once
+    facts = {**provenance(), "workers": workers}
+    # A shell that starts the harness in the background has it ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tqdm.monitor_interval = 0  # tqdm's thread and a fork do not go together
+    bar = tqdm(
+        total=len(jobs),
+        desc=options.suite.stem,
+        bar_format=BAR_LAYOUT,
+        smoothing=0,
+        disable=None,
+    )
+    with back_end(options, suite_dir) as start_job, bar:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray, which sets its own
+        return Execution(jobs, start_job, workers, facts, bar).run()

@@ -1,9 +1,11 @@
-"""Measure scripts' speed in this process: they are imported, and their own training loop is timed from outside."""
+"""Measure scripts' speed in this process.
+
+A script is imported, and its own training loop is timed from outside.
+"""
 
 import contextlib
 import importlib.util
 import io
-import itertools
 import json
 import os
 import re
@@ -12,119 +14,236 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
 from . import ROOT, BadInput, provenance
+from .options import SpeedOptions
+
+COLUMNS = ("environment", "rollout", "updates", "training", "training / environment")
+ROLLOUTS = ("collect", "collect_episodes")  # what the scripts call their rollout
+ENVIRONMENT_SECONDS = 0.5  # that the environment alone is timed for
+DEFAULT_STEPS = 20_000  # of a training, if nothing else is asked for
+OFF_POLICY_UPDATES = 2000  # of a training of an off-policy script
 
 
-def load(script: str) -> ModuleType:
-    """A fresh copy of a script's module, so that what is replaced in it is nobody else's."""
-    path = ROOT / f"{Path(script).stem}.py"
+def import_script(name: str) -> ModuleType:
+    """A fresh copy of a script's module: what is replaced in it is nobody else's.
+
+    Raises BadInput if there is no such script.
+    """
+    path = ROOT / f"{Path(name).stem}.py"
     if not path.exists():
         raise BadInput(f"no script {path.name}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # where a dataclass looks its module up
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where a dataclass looks its module up
     spec.loader.exec_module(module)
     return module
 
 
 def environment_speed(module: ModuleType, env_id: str, num_envs: int) -> float:
-    """Steps per second of the script's vector environment, over half a second; resets are no steps."""
+    """Steps per second of the script's vector environment with random actions.
+
+    A reset is no step.
+    """
     envs = module.make_envs(env_id, num_envs)
     envs.action_space.seed(1)
     envs.reset(seed=1)
-    actions, steps, resets = itertools.cycle([envs.action_space.sample() for _ in range(64)]), 0, 0
+    actions = [envs.action_space.sample() for _ in range(64)]
+    calls = 0
+    steps = 0
+    resets = 0
     start = time.perf_counter()
-    while (seconds := time.perf_counter() - start) < 0.5:
+    seconds = 0.0
+    while seconds < ENVIRONMENT_SECONDS:
         steps += num_envs - resets
-        _, _, terminated, truncated, _ = envs.step(next(actions))
+        _, _, terminated, truncated, _ = envs.step(actions[calls % len(actions)])
+        calls += 1
         resets = int((terminated | truncated).sum())
+        seconds = time.perf_counter() - start
     envs.close()
     return steps / seconds
 
 
-def training_speed(module: ModuleType, env_id: str, steps: int) -> dict[str, float]:
-    """Rates over the second half of a training, whose rollout, optimiser and log are given a clock.
+@dataclass
+class Reading:
+    """What the clock shows at the end of an iteration of a training."""
 
-    training: steps per second; rollout: steps per second spent in it, for a script that has one; updates: steps of its
-    busiest optimiser per second spent outside the rollout. Raises BadInput with the script's own words if it refuses.
-    """
-    updates, rollout_seconds, clock = {}, [0.0], []  # by optimiser; in all; (seconds, steps, updates, rollout seconds)
-    optimizer_step, log = module.Adam.step, module.Run.log
+    seconds: float
+    steps: int
+    """environment steps so far"""
+    updates: int
+    """steps of the busiest optimiser so far"""
+    rollout_seconds: float
+    """seconds spent in the rollout so far"""
 
-    def counted_step(self, *args, **kwargs):
-        updates[id(self)] = updates.get(id(self), 0) + 1
-        return optimizer_step(self, *args, **kwargs)
 
-    def timed_log(self, *args):
-        log(self, *args)
-        clock.append(
-            (time.perf_counter(), self.count["global_step"], max(updates.values(), default=0), *rollout_seconds)
-        )
+class Clock:
+    """Times a script's rollout, counts its optimisers' steps, and reads both at each log."""
 
-    def timed(collect):
-        def batches(*args):
-            generator = collect(*args)
+    def __init__(self, module: ModuleType):
+        """Put the clock into a script's module."""
+        self.updates: dict[int, int] = {}
+        """by the optimiser's id"""
+        self.rollout_seconds = 0.0
+        self.readings: list[Reading] = []
+        module.Adam.step = self.counted(module.Adam.step)
+        module.Run.log = self.read_at(module.Run.log)
+        for name in ROLLOUTS:
+            if hasattr(module, name):
+                setattr(module, name, self.timed(getattr(module, name)))
+
+    def counted(self, optimizer_step):
+        """An optimiser's `step` that counts itself."""
+
+        def step(optimizer, *args, **kwargs):
+            self.updates[id(optimizer)] = self.updates.get(id(optimizer), 0) + 1
+            return optimizer_step(optimizer, *args, **kwargs)
+
+        return step
+
+    def read_at(self, log):
+        """A run's `log` after which the clock is read."""
+
+        def log_and_read(run, *args):
+            log(run, *args)
+            reading = Reading(
+                seconds=time.perf_counter(),
+                steps=run.count["global_step"],
+                updates=max(self.updates.values(), default=0),
+                rollout_seconds=self.rollout_seconds,
+            )
+            self.readings.append(reading)
+
+        return log_and_read
+
+    def timed(self, collect):
+        """A rollout whose seconds are counted."""
+
+        def timed_collect(*args):
+            rollouts = collect(*args)
             while True:
                 start = time.perf_counter()
-                batch = next(generator)
-                rollout_seconds[0] += time.perf_counter() - start
-                yield batch
+                rollout = next(rollouts)
+                self.rollout_seconds += time.perf_counter() - start
+                yield rollout
 
-        return batches
+        return timed_collect
 
-    module.Adam.step, module.Run.log = counted_step, timed_log
-    for name in {"collect", "collect_episodes"} & vars(module).keys():
-        setattr(module, name, timed(getattr(module, name)))
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
-        args = module.Args(env_id=env_id, total_timesteps=steps, eval_episodes=1, run_dir=str(Path(folder, "run")))
+    def rates(self) -> dict[str, float]:
+        """Rates per second over the second half of the iterations; see `training_speed`."""
+        first = self.readings[(len(self.readings) - 1) // 2]
+        last = self.readings[-1]
+        seconds = last.seconds - first.seconds
+        steps = last.steps - first.steps
+        updates = last.updates - first.updates
+        rollout_seconds = last.rollout_seconds - first.rollout_seconds
+        rates = {
+            "updates": updates / (seconds - rollout_seconds),
+            "training": steps / seconds,
+        }
+        if rollout_seconds:
+            rates["rollout"] = steps / rollout_seconds
+        return rates
+
+
+def training_speed(module: ModuleType, env_id: str, steps: int) -> dict[str, float]:
+    """Rates per second over the second half of a training of so many steps.
+
+    training: environment steps. rollout: environment steps, of the time that is spent in the
+    rollout; only for a script that has one. updates: steps of the busiest optimiser, of the time
+    that is spent outside the rollout. Raises BadInput with the script's own words if it refuses.
+    """
+    clock = Clock(module)
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = str(Path(folder, "run"))
+        args = module.Args(env_id=env_id, total_timesteps=steps, eval_episodes=1, run_dir=run_dir)
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 module.train(args)
         except SystemExit as stop:
-            raise BadInput(said.getvalue().strip() or stop.code) from stop
+            raise BadInput(printed.getvalue().strip() or stop.code) from stop
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # the script has set its own
+            # The script has set its own.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if len(clock) < 2:
-        raise BadInput(f"{module.__name__}.py: {steps} steps are only {len(clock)} iteration; give more")
-    seconds, taken, updated, in_rollout = np.subtract(clock[-1], clock[(len(clock) - 1) // 2]).tolist()
-    rates = {"updates": updated / (seconds - in_rollout), "training": taken / seconds}
-    return rates | ({"rollout": taken / in_rollout} if in_rollout else {})
+    iterations = len(clock.readings)
+    if iterations < 2:
+        script = f"{module.__name__}.py"
+        raise BadInput(f"{script}: {steps} steps are only {iterations} iteration; give more")
+    return clock.rates()
 
 
-def speed(scripts: tuple[str, ...], env_id: str, total_timesteps: int | None, repeats: int, out: Path | None) -> int:
-    """Print medians as a table, write them and every repeat to a JSON file; exit status 0, or 1 if a script refused."""
-    if repeats < 1:
-        raise BadInput(f"--repeats must be at least 1, not {repeats}")
+def default_steps(module: ModuleType) -> int:
+    """Steps of a training, half of which is warm-up."""
+    if hasattr(module.Args, "learning_starts"):  # an off-policy script, without updates before it
+        return 2 * module.Args.learning_starts + OFF_POLICY_UPDATES
+    return DEFAULT_STEPS
+
+
+def measure_script(name: str, steps: int, options: SpeedOptions) -> list[dict[str, float]]:
+    """The rates of `options.repeats` trainings of so many steps, after one that is warm-up.
+
+    Raises BadInput if the script refuses.
+    """
+    repeats = []
+    for _ in range(1 + options.repeats):
+        module = import_script(name)
+        rates = training_speed(module, options.env_id, steps)
+        num_envs = getattr(module.Args, "num_envs", 1)
+        rates["environment"] = environment_speed(module, options.env_id, num_envs)
+        rates["training / environment"] = rates["training"] / rates["environment"]
+        repeats.append(rates)
+    return repeats[1:]
+
+
+def format_rate(rate: float | None) -> str:
+    if rate is None:
+        return "–"
+    return f"{rate:.3f}" if rate < 1 else f"{rate:,.0f}"
+
+
+def measure_scripts(options: SpeedOptions) -> int:
+    """Print the medians as a table, and write them and every repeat to a JSON file.
+
+    Returns the exit status: 0, 1 if a script refused, 2 if all did. Raises BadInput.
+    """
+    if options.repeats < 1:
+        raise BadInput(f"--repeats must be at least 1, not {options.repeats}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    columns, results = ("environment", "rollout", "updates", "training", "training / environment"), {}
-    defaults = {script: load(script).Args for script in scripts or sorted(path.stem for path in ROOT.glob("*.py"))}
-    print(f"{env_id}, per second, median of {repeats}\n\n| script | {' | '.join(columns)} |")
-    print("| --- " + "| ---: " * len(columns) + "|")
-    for script, args in defaults.items():
-        samples, off_policy = [], hasattr(args, "learning_starts")  # no update before that
-        steps = total_timesteps or (2 * args.learning_starts + 2000 if off_policy else 20_000)
+    names = options.scripts or sorted(path.stem for path in ROOT.glob("*.py"))
+    steps = {}
+    for name in names:  # an unknown script is refused before anything is measured
+        steps[name] = options.total_timesteps or default_steps(import_script(name))
+    print(f"{options.env_id}, per second, median of {options.repeats}\n")
+    print(f"| script | {' | '.join(COLUMNS)} |")
+    print("| --- " + "| ---: " * len(COLUMNS) + "|")
+    results = {}
+    for name in names:
+        medians = {}
+        repeats = []
         try:
-            for _ in range(1 + repeats):
-                rates = training_speed(module := load(script), env_id, steps)
-                rates["environment"] = environment_speed(module, env_id, getattr(module.Args, "num_envs", 1))
-                samples.append(rates | {"training / environment": rates["training"] / rates["environment"]})
+            repeats = measure_script(name, steps[name], options)
         except BadInput as error:
             print(error, file=sys.stderr)
-        del samples[:1]  # warm-up
-        medians = {name: statistics.median(rates[name] for rates in samples) for name in (samples or [{}])[0]}
-        results[script] = {"steps": steps, "median": medians, "repeats": samples}
-        cells = [medians.get(name) for name in columns]
-        texts = ["–" if cell is None else f"{cell:.3f}" if cell < 1 else f"{cell:,.0f}" for cell in cells]
-        print(f"| {script} | {' | '.join(texts)} |", flush=True)
-    if not any(result["median"] for result in results.values()):
+        else:
+            for column in repeats[0]:
+                medians[column] = statistics.median(rates[column] for rates in repeats)
+        results[name] = {"steps": steps[name], "median": medians, "repeats": repeats}
+        cells = [format_rate(medians.get(column)) for column in COLUMNS]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    refused = [name for name in names if not results[name]["median"]]
+    if len(refused) == len(names):
         return 2
-    out = out or Path(f"benchmarks/runs/speed-{re.sub('[:/]', '-', env_id)}.json")
+    out = options.out
+    if out is None:
+        env_name = re.sub("[:/]", "-", options.env_id)
+        out = Path(f"benchmarks/runs/speed-{env_name}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"env_id": env_id, "scripts": results, **provenance()}, indent=2))
+    report = {"env_id": options.env_id, "scripts": results, **provenance()}
+    out.write_text(json.dumps(report, indent=2))
     print(f"\n{out}")
-    return 0 if all(result["median"] for result in results.values()) else 1
+    return 1 if refused else 0

@@ -1,62 +1,102 @@
-"""The statistics, as functions of arrays. Each row is a seed: the intervals are over seeds, never over episodes."""
+"""The statistics, as functions of arrays. Each row is a seed.
+
+The intervals are over seeds, never over episodes.
+"""
 
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
 
 BINS = 100  # of a run's steps
-LAST = BINS // 10  # the bins that the final return is the mean of
-WINDOW = BINS // 20  # the bins whose mean has to reach a threshold
+LAST = BINS // 10  # bins whose mean is the final return
+WINDOW = BINS // 20  # bins whose mean has to reach a threshold
 RESAMPLES = 2000
 
 
 def resample(step: np.ndarray, value: np.ndarray, end: float) -> np.ndarray:
-    """A curve's mean in each of BINS equal bins of (0, end], (BINS,); linear interpolation where a bin has no point."""
+    """A curve's mean in each of BINS equal bins of (0, end], (BINS,).
+
+    `step` and `value` are (points,). A bin without a point is interpolated linearly.
+    """
     centres = (np.arange(BINS) + 0.5) * end / BINS
     curve = np.interp(centres, step, value)
     bins = np.ceil(step * BINS / end).astype(int) - 1
     inside = (bins >= 0) & (bins < BINS)
-    count, total = (np.bincount(bins[inside], weights, BINS) for weights in (None, value[inside]))
-    curve[count > 0] = total[count > 0] / count[count > 0]
+    count = np.bincount(bins[inside], minlength=BINS)
+    total = np.bincount(bins[inside], weights=value[inside], minlength=BINS)
+    filled = count > 0
+    curve[filled] = total[filled] / count[filled]
     return curve
 
 
 def iqm(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean of all samples together: a quarter of them, rounded down, is cut off at either end."""
+    """Interquartile mean of all samples together.
+
+    A quarter of the values, rounded down, is cut off at either end.
+    """
     return trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
 
 
-def interval(statistic, *samples: np.ndarray, axis: int = 0) -> np.ndarray | None:
-    """95 % bootstrap interval (2, ...) of statistic(*samples, axis=...), each sample resampled by itself along `axis`.
+def upper_median(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The median; of an even number of values, the upper one of the two in the middle.
 
-    With one sample per environment that is the stratified bootstrap. None where a sample is of a single seed.
-    The percentile method, as in rliable: the acceleration that BCa estimates by leaving out one seed at a time is
-    erratic for the interquartile mean of few seeds. With fewer than about 10 seeds the interval is too narrow.
+    So it is the value of a seed. It is infinite unless more than half of the seeds are finite.
+    """
+    return np.quantile(values, 0.5, axis=axis, method="higher")
+
+
+def bootstrap_interval(statistic, *samples: np.ndarray, axis: int = 0) -> np.ndarray | None:
+    """95 % bootstrap interval of statistic(*samples, axis=...), (2, ...): its low and high end.
+
+    Each sample is resampled by itself along `axis`. With one sample per environment that is the
+    stratified bootstrap. None if a sample has a single seed.
+
+    The method is the percentile one, as in rliable. BCa would estimate its acceleration by leaving
+    out one seed at a time, which is erratic for the interquartile mean of few seeds. With fewer
+    than about 10 seeds the interval is too narrow.
     """
     if min(sample.shape[axis] for sample in samples) < 2:
         return None
-    options = {"n_resamples": RESAMPLES, "method": "percentile", "vectorized": True, "rng": np.random.default_rng(0)}
-    return np.stack(bootstrap(samples, statistic, axis=axis, **options).confidence_interval)
+    result = bootstrap(
+        samples,
+        statistic,
+        axis=axis,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return np.stack(result.confidence_interval)
 
 
-def improvement(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Probability of improvement P(X > Y), ties counted half, mean over environments; Agarwal et al. 2021.
+def probability_of_improvement(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    """P(X > Y), ties counted half, mean over the environments; Agarwal et al. 2021.
 
-    `samples` are X of each environment, then Y of each. In an environment it is the Mann-Whitney U over its maximum.
+    `samples` are X of each environment, then Y of each. In an environment the probability is the
+    Mann-Whitney U over its maximum.
     """
-    half = len(samples) // 2
+    count = len(samples) // 2
     probabilities = []
-    for x, y in zip(samples[:half], samples[half:]):
-        x, y = np.moveaxis(x, axis, -1)[..., :, None], np.moveaxis(y, axis, -1)[..., None, :]
-        probabilities.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
+    for x, y in zip(samples[:count], samples[count:]):
+        x_column = np.moveaxis(x, axis, -1)[..., :, None]
+        y_row = np.moveaxis(y, axis, -1)[..., None, :]
+        wins = (x_column > y_row) + 0.5 * (x_column == y_row)
+        probabilities.append(wins.mean((-2, -1)))
     return np.mean(probabilities, axis=0)
 
 
 def crossing(curve: np.ndarray, threshold: float) -> float:
-    """Where the mean of the WINDOW bins so far first reaches the threshold, in bins from the start; inf if nowhere."""
-    means = np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")  # of the bins that end at WINDOW, WINDOW + 1, …
+    """Where the mean of the last WINDOW bins first reaches the threshold, in bins from the start.
+
+    `curve` is (BINS,). The result is interpolated between bins, and infinite if there is no such
+    place.
+    """
+    means = np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")  # ends at bin WINDOW, WINDOW + 1…
     reached = np.flatnonzero(means >= threshold)
     if not reached.size:
         return np.inf
-    last = reached[0]
-    share = (threshold - means[last - 1]) / (means[last] - means[last - 1]) if last else 1.0
-    return WINDOW + last - 1 + share
+    first = reached[0]
+    if first == 0:
+        return float(WINDOW)
+    before = means[first - 1]
+    share = (threshold - before) / (means[first] - before)
+    return WINDOW + first - 1 + share

@@ -17,7 +17,7 @@ parser.add_argument("--seconds", type=float, default=0)
 args = parser.parse_args()
 here = pathlib.Path(__file__).parent
 with open(here / "jobs run", "a") as jobs:
-    jobs.write(f"{args.env_id} {args.seed} {args.total_timesteps} {os.environ['OMP_NUM_THREADS']}\\n")
+    print(args.env_id, args.seed, args.total_timesteps, os.environ["OMP_NUM_THREADS"], file=jobs)
 print("line", *range(20), sep="\\nline ")
 time.sleep(args.seconds)
 while (here / "wait").exists():

@@ -1,5 +1,8 @@
-"""Logs of runs that never were, as ours, CleanRL and Stable-Baselines3 write them."""
+"""Logs of runs that never were, as ours, CleanRL and Stable-Baselines3 write them; and what is made
+of them.
+"""
 
+import csv
 import json
 import time
 from pathlib import Path
@@ -30,3 +33,25 @@ def straight_line(slope: float, end: int = 1000, count: int = 50) -> list[tuple]
 def run_config(env_id: str, exp_name: str, seed: int) -> dict:
     """What a run's config.json says of it."""
     return {"script": "a2c", "args": {"env_id": env_id, "exp_name": exp_name, "seed": seed}}
+
+
+def job_manifest(env_id: str, algorithm: str, seed: int = 1, **more) -> dict:
+    """What the harness writes beside a run that is complete."""
+    return {"complete": True, "env_id": env_id, "algorithm": algorithm, "seed": seed, **more}
+
+
+# What a manifest says of where a job ran.
+MEASURED = {
+    "commit": "c" * 40,
+    "versions": {"torch": "2"},
+    "machine": {"processor": "abacus", "cores": 2, "system": "Linux"},
+    "workers": 2,
+}
+MEASURED_SENTENCE = (
+    f"Measured at commit {'c' * 40}: abacus, 2 cores, Linux, 2 jobs at once; torch 2."
+)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

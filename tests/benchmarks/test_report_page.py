@@ -1,6 +1,7 @@
-"""The report's page in a real browser without a network: it is opened, read, pointed at and clicked on."""
+"""The report's page in a real browser without a network: it is opened, read, pointed at and clicked
+on.
+"""
 
-import csv
 import io
 import itertools
 import re
@@ -20,7 +21,15 @@ from benchmarks.options import CompareOptions
 from benchmarks.plots import SCRIPT_COLOURS
 from benchmarks.tables import format_number
 from helpers import ROOT
-from made_up_logs import run_config, straight_line, write_log
+from made_up_logs import (
+    MEASURED,
+    MEASURED_SENTENCE,
+    job_manifest,
+    read_csv,
+    run_config,
+    straight_line,
+    write_log,
+)
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
@@ -34,33 +43,20 @@ HOSTILE = '"><img src=x onerror=alert(1)></script>{{ 7 * 7 }}$x@y'
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     """A report's folder: ppo_clip and a2c in two environments, and somebody's who means no good."""
-    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("report")
-    machine = {"processor": "abacus", "cores": 2, "system": "Linux"}
-    job = {
-        "complete": True,
-        "env_id": "CartPole-v1",
-        "algorithm": "ppo_clip",
-        "threshold": 300,
-        "commit": "c" * 40,
-    }
-    job |= {"versions": {"torch": "2"}, "machine": machine, "workers": 2}
-    job |= {"start": "2026-01-02T03:04:05+00:00", "end": "2026-01-02T04:05:06+00:00"}
+    runs = tmp_path_factory.mktemp("runs")
+    out = tmp_path_factory.mktemp("report")
+    times = {"start": "2026-01-02T03:04:05+00:00", "end": "2026-01-02T04:05:06+00:00"}
     for seed in (1, 2, 3):
-        manifest = job | {
-            "seed": seed,
-            "command": ["python", "ppo_clip.py", "--flag", f"a & b < {seed}"],
-        }
+        manifest = job_manifest("CartPole-v1", "ppo_clip", seed, threshold=300, **MEASURED, **times)
+        manifest["command"] = ["python", "ppo_clip.py", "--flag", f"a & b < {seed}"]
         write_log(runs / f"ppo{seed}", straight_line(0.3 + 0.08 * seed), manifest=manifest)
         write_log(runs / f"Acrobot-v1__ppo_clip__{seed}__1", straight_line(-0.1 - 0.05 * seed))
     for seed, end in ((1, 1000), (2, 800)):
         write_log(runs / f"CartPole-v1__a2c__{seed}__1", straight_line(0.05 * seed, end))
         write_log(runs / f"Acrobot-v1__a2c__{seed}__1", straight_line(-0.4 - 0.05 * seed))
-    write_log(
-        runs / "hostile",
-        straight_line(1),
-        config=run_config(HOSTILE, HOSTILE, 1),
-        summary={"eval_return_mean": 1},
-    )
+    config = run_config(HOSTILE, HOSTILE, 1)
+    summary = {"eval_return_mean": 1}
+    write_log(runs / "hostile", straight_line(1), config=config, summary=summary)
     words = [sys.executable, "-m", "benchmarks", "compare", runs, "--out", out, "--html"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -77,22 +73,28 @@ def browser():
 def opened(browser):
     """Opens a page from disk, 1280 wide or as on a telephone, and waits until it is drawn.
 
-    At the end of the test there must have been no request for anything outside the file, no error, no warning.
+    At the end of the test there must have been no request for anything outside the file, no error,
+    no warning.
     """
-    contexts, requests, complaints = [], [], []
+    contexts = []
+    requests = []
+    complaints = []
+
+    def dismiss(dialog):
+        complaints.append(dialog.message)
+        dialog.dismiss()
+
+    def listen(message):
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
 
     def opened(path: Path, width: int = 1280):
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, offline=True))
         page = contexts[-1].new_page()
         page.on("request", lambda request: requests.append(request.url))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda said: (
-                complaints.append(said.text) if said.type in ("error", "warning") else None
-            ),
-        )
+        page.on("console", listen)
         page.goto(path.as_uri())
         page.wait_for_function(DRAWN)
         return page
@@ -104,22 +106,15 @@ def opened(browser):
     assert requests and all(url.startswith(("file:", "data:", "blob:")) for url in requests)
 
 
-def read_csv(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def column(page, table: str, head: str) -> list[str]:
     """The cells under a head, from above."""
     number = page.locator(f"#{table} thead th").all_inner_texts().index(head) + 1
-    return [
-        text.replace("\xa0", " ")
-        for text in page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()
-    ]
+    cells = page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()
+    return [text.replace("\xa0", " ") for text in cells]
 
 
 def pixels(locator, colour: str, alpha: float = 1) -> np.ndarray:
-    """Where an element shows a colour laid on white, (points, 2), as x and y in the page's window."""
+    """Where an element shows a colour laid on white: x and y in the page's window, (points, 2)."""
     image = imread(io.BytesIO(locator.screenshot()))[..., :3]
     wanted = 1 - alpha + alpha * np.array(to_rgb(colour))
     y, x = np.nonzero(np.abs(image - wanted).max(-1) < 0.01)
@@ -127,12 +122,21 @@ def pixels(locator, colour: str, alpha: float = 1) -> np.ndarray:
     return np.stack([x + box["x"], y + box["y"]], axis=1)
 
 
+def is_drawn(panel, colour: str, alpha: float = 1) -> bool:
+    return len(pixels(panel, colour, alpha)) > 50
+
+
+def point_at_middle(page, panel, colour: str) -> None:
+    """Moves the pointer to the middle of a curve."""
+    points = pixels(panel, colour)
+    x, y = points[len(points) // 2]
+    page.mouse.move(x, y)
+
+
 def panels(page) -> list:
     """The curves' panels of CartPole-v1 and Acrobot-v1."""
-    return [
-        page.locator("figure", has=page.get_by_text(env_id, exact=True))
-        for env_id in ("CartPole-v1", "Acrobot-v1")
-    ]
+    titles = [page.get_by_text(env_id, exact=True) for env_id in ("CartPole-v1", "Acrobot-v1")]
+    return [page.locator("figure", has=title) for title in titles]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -144,7 +148,7 @@ def test_it_reads_as_a_page(report, opened, width):
     for said in (
         "CartPole-v1, a2c: runs end between 800 and 1,000 steps",
         "CartPole-v1, a2c: no seed 3, which others have",
-        f"Measured at commit {'c' * 40}: abacus, 2 cores, Linux, 2 jobs at once; torch 2.",
+        MEASURED_SENTENCE,
         "began on 2026-01-02 at 03:04:05+00:00",
         "interquartile mean of the seeds' final returns",
     ):
@@ -157,72 +161,62 @@ def test_it_reads_as_a_page(report, opened, width):
 def test_names_from_files_are_only_text(report, opened):
     page = opened(report / "report.html")
     assert page.locator("img").count() == 0
-    assert HOSTILE in column(page, "results", "algorithm") and HOSTILE in column(
-        page, "results", "environment"
-    )
+    assert HOSTILE in column(page, "results", "algorithm")
+    assert HOSTILE in column(page, "results", "environment")
     assert HOSTILE in page.locator("#improvements thead th").all_inner_texts()
-    assert (
-        page.locator(".controls label", has_text=HOSTILE).count()
-        == page.locator("figcaption", has_text=HOSTILE).count()
-        == 1
-    )
-    page.locator("figcaption", has_text=HOSTILE).scroll_into_view_if_needed()
-    panel = page.locator("figure", has_text=HOSTILE)
-    line = pixels(panel, "#6A3D9A")  # the first colour for what is no script's
-    page.mouse.move(*line[len(line) // 2])
+    assert page.locator(".controls label", has_text=HOSTILE).count() == 1
+    caption = page.locator("figcaption", has_text=HOSTILE)
+    assert caption.count() == 1
+    caption.scroll_into_view_if_needed()
+    first_colour_of_no_script = "#6A3D9A"
+    point_at_middle(page, page.locator("figure", has_text=HOSTILE), first_colour_of_no_script)
     assert page.locator(".bk-tooltip-content b").first.inner_text() == HOSTILE
 
 
 def test_the_table_is_that_of_the_csv_and_a_click_on_a_head_sorts(report, opened):
-    page, rows = opened(report / "report.html"), read_csv(report / "table.csv")
+    page = opened(report / "report.html")
+    rows = read_csv(report / "table.csv")
     for head in ("final return", "IQM", "area"):
         assert column(page, "results", head) == [format_number(float(row[head])) for row in rows]
-    intervals = [
-        f"{format_number(float(row['low']))} to {format_number(float(row['high']))}"
-        if row["low"]
-        else "–"
-        for row in rows
-    ]
+    intervals = []
+    cells = []
+    for row in rows:
+        iqm, low, high = (format_number(float(row[x] or "nan")) for x in ("IQM", "low", "high"))
+        intervals.append(f"{low} to {high}" if row["low"] else "–")
+        cells.append(f"{iqm} ({intervals[-1]})")
     assert column(page, "results", "95 % interval") == intervals
-    cells = [f"{format_number(float(row['IQM']))} ({ends})" for row, ends in zip(rows, intervals)]
-    assert (
-        column(page, "finals", "CartPole-v1") == ["", *cells[-2:]]
-        and rows[-1]["environment"] == "CartPole-v1"
-    )
+    assert column(page, "finals", "CartPole-v1") == ["", *cells[-2:]]
+    assert rows[-1]["environment"] == "CartPole-v1"
 
     known = {(row["environment"], row["algorithm"]): row for row in rows}
-    for head in (
-        "IQM",
-        "steps",
-        "steps to",
-    ):  # negative numbers, 1 k beside 800, a dash where it is never reached
-        for order, said in ((1, "ascending"), (-1, "descending")):
-            page.locator("#results th", has_text=re.compile(f"^{head}$")).click()
-            page.locator(
-                f"#results th[aria-sort={said}]", has_text=re.compile(f"^{head}$")
-            ).wait_for()
-            names = zip(
-                column(page, "results", "environment"), column(page, "results", "algorithm")
-            )
+    # Negative numbers, 1 k beside 800, a dash where it is never reached.
+    for head in ("IQM", "steps", "steps to"):
+        title = re.compile(f"^{head}$")
+        for order in ("ascending", "descending"):
+            page.locator("#results th", has_text=title).click()
+            page.locator(f"#results th[aria-sort={order}]", has_text=title).wait_for()
+            env_ids = column(page, "results", "environment")
+            names = zip(env_ids, column(page, "results", "algorithm"))
             values = [float(known[name][head] or "inf") for name in names]
-            assert values == sorted(values)[::order] != sorted(values)[::-order], (head, order)
+            upwards = sorted(values)
+            downwards = upwards[::-1]
+            assert upwards != downwards
+            assert values == (upwards if order == "ascending" else downwards), (head, order)
 
 
 def test_the_legend_shows_and_hides_an_algorithm_in_every_environment(report, opened):
     page = opened(report / "report.html")
     entry = page.locator(".controls label", has_text="ppo_clip")
 
-    def drawn() -> list[tuple[bool, ...]]:
-        """Of each environment, whether the curve and the interval of ppo_clip are seen, and the curve of a2c."""
+    def drawn() -> list[tuple[bool, bool, bool]]:
+        """In each environment: the curve and the interval of ppo_clip, and the curve of a2c."""
         page.mouse.move(0, 0)
-        colours = (
-            (SCRIPT_COLOURS["ppo_clip"], 1),
-            (SCRIPT_COLOURS["ppo_clip"], 0.18),
-            (SCRIPT_COLOURS["a2c"], 1),
-        )
-        return [
-            tuple(len(pixels(panel, *colour)) > 50 for colour in colours) for panel in panels(page)
-        ]
+        found = []
+        for panel in panels(page):
+            curve = is_drawn(panel, SCRIPT_COLOURS["ppo_clip"])
+            interval = is_drawn(panel, SCRIPT_COLOURS["ppo_clip"], alpha=0.18)
+            found.append((curve, interval, is_drawn(panel, SCRIPT_COLOURS["a2c"])))
+        return found
 
     assert drawn() == [(True, True, True)] * 2
     entry.click()
@@ -243,35 +237,33 @@ def test_a_curve_is_read_off_under_the_pointer(report, opened, x, label, end):
     assert found == pytest.approx(end, rel=0.02)
     panel = panels(page)[0]
     panel.scroll_into_view_if_needed()
-    line = pixels(panel, SCRIPT_COLOURS["ppo_clip"])
-    page.mouse.move(*line[len(line) // 2])
+    point_at_middle(page, panel, SCRIPT_COLOURS["ppo_clip"])
     said = page.locator(".bk-tooltip-content").inner_text().replace(",", "")
     found = re.search(r"ppo_clip\s+IQM (.*) 95 % interval (.*) to (.*)\s+(\d+) steps (.*) s", said)
-    shown = dict(zip(("iqm", "low", "high", "step", "seconds"), map(float, found.groups())))
-    rows = [
-        r
-        for r in read_csv(report / "curves.csv")
-        if (r["environment"], r["algorithm"]) == ("CartPole-v1", "ppo_clip")
-    ]
-    [row] = [row for row in rows if abs(float(row["step"]) - shown["step"]) < 1]
+    names = ("iqm", "low", "high", "step", "seconds")
+    shown = {name: float(text) for name, text in zip(names, found.groups())}
+    rows = []
+    for row in read_csv(report / "curves.csv"):
+        of_curve = (row["environment"], row["algorithm"]) == ("CartPole-v1", "ppo_clip")
+        if of_curve and abs(float(row["step"]) - shown["step"]) < 1:
+            rows.append(row)
+    [row] = rows
     for name, number in shown.items():
-        assert number == pytest.approx(float(row[name]), abs=0.06 if name == "seconds" else 1), name
+        tolerance = 0.06 if name == "seconds" else 1
+        assert number == pytest.approx(float(row[name]), abs=tolerance), name
 
 
 def test_two_hundred_runs_fit_and_open_fast(opened, tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.stats.RESAMPLES", 50)
     monkeypatch.setattr("benchmarks.compare.draw_pictures", lambda *_: None)
-    rng, steps = np.random.default_rng(0), range(1000, 100_001, 1000)
-    for env_id, algorithm in itertools.product(
-        [f"Env{i}-v0" for i in range(10)], list(SCRIPT_COLOURS)[:5]
-    ):
-        points = [
-            f"{env_id}__x__{s},{step},{rng.normal(step, 5000)},{step / 500}"
-            for s in range(4)
-            for step in steps
-        ]
-        text = "\n".join(["run,step,episodic_return,seconds", *points, ""])
-        (tmp_path / f"{algorithm}-{env_id}.csv").write_text(text)
+    rng = np.random.default_rng(0)
+    env_ids = [f"Env{i}-v0" for i in range(10)]
+    for env_id, algorithm in itertools.product(env_ids, list(SCRIPT_COLOURS)[:5]):
+        rows = ["run,step,episodic_return,seconds"]
+        for seed in range(4):
+            for step in range(1000, 100_001, 1000):
+                rows.append(f"{env_id}__x__{seed},{step},{rng.normal(step, 5000)},{step / 500}")
+        (tmp_path / f"{algorithm}-{env_id}.csv").write_text("\n".join(rows) + "\n")
     compare_runs(CompareOptions((tmp_path,), out=tmp_path / "report", html=True))
     path = tmp_path / "report" / "report.html"
     assert path.stat().st_size < 5e6
