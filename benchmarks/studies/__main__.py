@@ -1,8 +1,6 @@
-"""Command line: `python -m benchmarks.studies C1 C2`, for each claim a picture and its tables."""
+"""Command line: `python -m benchmarks.studies C1 C2`. Each claim gets a picture and its tables."""
 
-import contextlib
 import importlib
-import io
 import sys
 import time
 from dataclasses import dataclass
@@ -12,28 +10,33 @@ import matplotlib
 import tyro
 
 from .. import ROOT, BadInput
+from ..command_line import parse
+from ..jobs import read_suite
+from ..options import RunOptions
 from ..plots import FONT
-from ..run import read_suite, run
+from ..run import run_suite
 
 SUITE = ROOT / "benchmarks/suites/lectures.toml"
-STUDIES = {  # the module of each claim; its function is called as the claim is
-    "C1": "baselines",
-    "C2": "estimators",
-    "C3": "estimators",
-    "C4": "step_size",
-    "C5": "penalty",
-    "C6": "penalty",
-    "C7": "details",
-    "C8": "pathwise",
-    "C9": "imitation",
-    "C10": "off_policy",
+STUDIES = {  # the module of each claim, whose function `study` measures it
+    "C1": "c01_baselines",
+    "C2": "c02_variance",
+    "C3": "c03_bias",
+    "C4": "c04_step_size",
+    "C5": "c05_penalty",
+    "C6": "c06_table_1",
+    "C7": "c07_details",
+    "C8": "c08_pathwise",
+    "C9": "c09_imitation",
+    "C10": "c10_off_policy",
 }
-CELLS = {"C7": ("c5-none", "c5-kl-1__", "c5-clip", "c7-")}  # how they begin, of a claim that shares another's
+SHARED_CELLS = {  # how the names of the cells begin, for a claim that needs another's cells
+    "C7": ("c5-none", "c5-kl-1__", "c5-clip", "c7-"),
+}
 
 
 @dataclass
-class Study:
-    """Measure the lectures' claims: run what of the suite is missing, then write <claim>.png and <claim>.md."""
+class StudyOptions:
+    """Measure the lectures' claims: run the suite's missing jobs, write <claim>.png and .md."""
 
     claims: tyro.conf.Positional[tuple[str, ...]] = tuple(STUDIES)
     """which, C1 to C10 (default: all)"""
@@ -43,35 +46,50 @@ class Study:
     """folder of the pictures and tables"""
 
 
-def study(claims: tuple[str, ...], runs_dir: Path, out: Path) -> int:
-    if unknown := set(claims) - STUDIES.keys():
-        raise BadInput(f"no claim {', '.join(sorted(unknown))}: there are {', '.join(STUDIES)}")
-    out.mkdir(parents=True, exist_ok=True)
-    for claim in claims:
-        for cells in CELLS.get(claim, (f"{claim.lower()}-",)):
-            if any(f"__{cells}" in job.dir.name for job in read_suite(SUITE)):
-                failed = run(SUITE, None, None, f"__{cells}", False, runs_dir, "local", "local", 0)
-                if failed:
-                    return failed
-        started = time.perf_counter()
-        with matplotlib.rc_context(FONT):
-            function = getattr(importlib.import_module(f".{STUDIES[claim]}", __package__), claim.lower())
-            figure, tables = function(runs_dir / SUITE.stem)
-            figure.savefig(out / f"{claim}.png")
-        (out / f"{claim}.md").write_text(tables)
-        print(f"{tables}\n{claim}: {time.perf_counter() - started:.0f} s; {out / claim}.png, {out / claim}.md")
+def run_missing_jobs(claim: str, runs_dir: Path) -> int:
+    """Run the jobs that a claim needs and that are not finished yet; the exit status."""
+    for cells in SHARED_CELLS.get(claim, (f"{claim.lower()}-",)):
+        pattern = f"__{cells}"
+        if any(pattern in job.dir.name for job in read_suite(SUITE)):
+            status = run_suite(RunOptions(suite=SUITE, only=pattern, runs_dir=runs_dir))
+            if status != 0:
+                return status
+    return 0
+
+
+def write_study(claim: str, suite_dir: Path, out: Path) -> None:
+    """Measure a claim, and write its picture and tables."""
+    start = time.perf_counter()
+    module = importlib.import_module(f".{STUDIES[claim]}", __package__)
+    picture = out / f"{claim}.png"
+    tables = out / f"{claim}.md"
+    with matplotlib.rc_context(FONT):
+        figure, text = module.study(suite_dir)
+        figure.savefig(picture)
+    tables.write_text(text)
+    seconds = time.perf_counter() - start
+    print(f"{text}\n{claim}: {seconds:.0f} s; {picture}, {tables}")
+
+
+def run_studies(options: StudyOptions) -> int:
+    """Measure the claims; exit status 0, or that of the runs if a job failed. Raises BadInput."""
+    unknown = set(options.claims) - STUDIES.keys()
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise BadInput(f"no claim {names}: there are {', '.join(STUDIES)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for claim in options.claims:
+        status = run_missing_jobs(claim, options.runs_dir)
+        if status != 0:
+            return status
+        write_study(claim, options.runs_dir / SUITE.stem, options.out)
     return 0
 
 
 def main() -> int:
+    options = parse(StudyOptions, "python -m benchmarks.studies")
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            arguments = tyro.cli(Study, prog="python -m benchmarks.studies")
-    except SystemExit as stop:  # tyro draws a box around what is wrong
-        print(*stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))).split(), file=sys.stderr)
-        return stop.code
-    try:
-        return study(**vars(arguments))
+        return run_studies(options)
     except BadInput as error:
         print(f"benchmarks.studies: {error}", file=sys.stderr)
         return 2
