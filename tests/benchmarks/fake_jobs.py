@@ -1,4 +1,4 @@
-"""What the runs of the fake script have left in a test's folder, and what the harness says of it."""
+"""What the fake script has left in a test's folder, and what the harness says of its runs."""
 
 import contextlib
 import json
