@@ -10,67 +10,56 @@
 # ///
 """DDPG: deep deterministic policy gradient.
 
+A tag such as [dpg] names an equation and stands beside the line of code that computes it. The
+project's LECTURES.md lists all tags.
+
 Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along the deterministic policy gradient
 
-    ∇_θ J = E_s[ ∇_θ π_θ(s) ∇_a Q_φ(s, a)|_{a = π_θ(s)} ]
+    ∇_θ J = E_s[ ∇_θ π_θ(s) ∇_a Q_φ(s, a)|_{a = π_θ(s)} ],
 
-    which is the gradient of Q_φ(s, π_θ(s)): the critic tells in which direction the action should move.
+    which is the gradient of Q_φ(s, π_θ(s)): the critic tells which way to move the action.
 
-Algorithm
-    initialise the actor θ, the critic φ, their targets θ̄ ← θ, φ̄ ← φ, and a replay buffer D = {}
-    repeat until the budget of environment steps is spent
-        a ← π_θ(s) + σ ε, ε ~ N(0, 1), clipped to the bounds; at random for the first learning_starts steps
-        step N parallel environments with it                                   interact
-        add (s, a, r, s', terminated) to D                                     ReplayBuffer
-        for each step taken, as often as updates_per_step says
-            draw a minibatch from D
-            y ← r + γ (1 − terminated) Q_φ̄(s', π_θ̄(s'))
-            φ ← one Adam step on the mean of (Q_φ(s, a) − y)²                  critic_loss
-            every policy_frequency updates
-                θ ← one Adam step on −Q_φ(s, π_θ(s))                           actor_loss
-            θ̄ ← θ̄ + τ (θ − θ̄),  φ̄ ← φ̄ + τ (φ − φ̄)
+Algorithm   repeat until the budget of environment steps is spent
+    1. act: a ← π_θ(s) + σ ε, ε ~ N(0, 1), within the bounds; at random for the first steps
+    2. step N environments and add (s, a, r, s', terminated) to the replay buffer
+    3. for each step taken, draw a minibatch from the buffer
+           y ← r + γ (1 − terminated) Q_φ̄(s', π_θ̄(s'))
+           φ ← one Adam step on the mean of (Q_φ(s, a) − y)²
+           θ ← one Adam step on −Q_φ(s, π_θ(s)), every policy_frequency updates
+           θ̄ ← θ̄ + τ (θ − θ̄);  φ̄ ← φ̄ + τ (φ − φ̄)
+    4. log every 100 steps
 
-Symbols
-    s       obs           (B, obs_dim)  of a minibatch of B transitions
-            x             (B, obs_dim)  the same, normalised: what the networks see
-    a       action        (B, act_dim)  in units in which the bounds are [−1, 1]
-    r       reward        (B, 1)  as the environment gives it
-    s'      next_obs      (B, obs_dim)  the true last observation at the end of an episode, never that of a reset
-            terminated    (B, 1)  0 or 1; a truncated episode has a value after its end
-    y       y             (B, 1)  what Q is fitted to
-    π_θ     agent.actor     Q_φ  agent.critic     θ̄, φ̄  target     σ  exploration_noise     γ, τ  gamma, tau
+Symbols     B transitions in a minibatch
+    s       obs         (B, obs_dim)      x  (B, obs_dim)  normalised: what the networks see
+    a       action      (B, act_dim)  in units in which the bounds are [−1, 1]
+    r       reward      (B,)
+    s'      next_obs    (B, obs_dim)  the true last observation at an episode's end
+            terminated  (B,)  1 or 0      y  target  (B,)  what Q_φ is fitted to
+    θ, φ agent.actor, agent.critic   θ̄, φ̄ target_actor, target_critic
+    γ gamma   τ tau   σ exploration_noise
 
-What sets it apart from the on-policy scripts: the policy has no density. The gradient flows through the critic into the
-action, so that a transition may come from any policy, and is used again and again until the buffer forgets it.
+New after the on-policy scripts: the policy is a function, not a distribution. Its gradient flows
+through the critic into the action, so a transition may come from any policy, and is used again and
+again until the buffer forgets it.
 
-The actor takes a step for every two of the critic, which costs a third less time an update than one for each.
-Observations are scaled by the mean and deviation of the first, random steps; Lillicrap et al. normalise every layer's
-input by those of the minibatch.
-γ discounts inside Q alone, and s comes from the buffer, so from older policies: as everywhere in practice.
-The buffer takes 4 (2 obs_dim + act_dim + 2) bytes a transition: 168 MB for a million of HalfCheetah-v4, and
-as much again while a checkpoint is written.
-
-Run
-    python ddpg.py
-    python ddpg.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-    python ddpg.py --resume runs/<folder>
-    tensorboard --logdir runs
-
-Papers  Lillicrap et al. 2016, "Continuous Control with Deep Reinforcement Learning", arXiv:1509.02971
-        Silver et al. 2014, "Deterministic Policy Gradient Algorithms", ICML
+Run         python ddpg.py --env-id HalfCheetah-v4 --total-timesteps 1000000
+Lectures    L4, "Deterministic policy gradient" and "DDPG"
+Papers      Lillicrap et al. 2016, "Continuous Control with Deep RL", arXiv:1509.02971
+            Silver et al. 2014, "Deterministic Policy Gradient Algorithms", ICML
 """
 
-import contextlib
 import copy
 import inspect
-import io
 import json
+import math
 import os
 import signal
+import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -86,14 +75,15 @@ SCRIPT = Path(__file__).stem
 
 @dataclass
 class Args:
-    exp_name: str = SCRIPT
-    """name of the experiment, part of the run folder's name"""
+    # The task
     env_id: str = "Pendulum-v1"
     """id of the gymnasium environment: vector observations, Box actions"""
-    seed: int = 1
-    """seed of the networks, the actions and the environments"""
     total_timesteps: int = 15_000
     """budget of environment steps, all environments together"""
+    seed: int = 1
+    """seed of the networks, the actions and the environments"""
+
+    # The algorithm
     policy_lr: float = 3e-4
     """Adam's step size for the actor"""
     q_lr: float = 1e-3
@@ -102,36 +92,40 @@ class Args:
     """parallel environments, N"""
     buffer_size: int = 1_000_000
     """transitions that the replay buffer holds"""
-    gamma: float = 0.99
-    """discount factor γ"""
-    tau: float = 0.005
-    """share by which the targets move towards the networks, τ"""
-    batch_size: int = 256
-    """transitions in a minibatch, B"""
-    exploration_noise: float = 0.1
-    """deviation σ of the noise on the action, in units in which the bounds are [−1, 1]"""
     learning_starts: int = 5_000
     """steps with random actions before the first update"""
     updates_per_step: float = 1.0
     """updates for each step of each environment after learning_starts"""
+    batch_size: int = 256
+    """transitions in a minibatch, B"""
+    gamma: float = 0.99
+    """discount factor, γ"""
+    tau: float = 0.005
+    """share by which the targets move towards the networks, τ"""
     policy_frequency: int = 2
     """updates of the critic to one of the actor"""
+    exploration_noise: float = 0.1
+    """deviation of the noise on the action, in units in which the bounds are [−1, 1], σ"""
     norm_obs: bool = True
     """normalise observations by the mean and deviation of the first, random steps"""
-    target_return: float | None = None
-    """stop training when the mean return of the last 100 episodes reaches this"""
-    eval_episodes: int = 100
-    """episodes of the final evaluation of the deterministic policy, one in each of as many parallel environments"""
-    capture_video: bool = False
-    """record a video of an evaluation episode"""
+
+    # The run
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
     run_dir: str | None = None
     """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
     resume: str | None = None
-    """continue the run of this folder with its own flags; flags given beside it override them"""
+    """continue the run in this folder with its own flags; flags given beside it override them"""
     checkpoint_interval: float = 60.0
     """seconds between checkpoints"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation, one in each of as many parallel environments"""
     save_model: bool = True
     """write the deterministic policy to policy.pt"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
     track: bool = False
     """log to Weights & Biases as well"""
     wandb_project_name: str = "policy-gradients"
@@ -142,171 +136,377 @@ class Args:
     """use the GPU if there is one"""
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
-    bf16: bool = False
-    """multiply matrices in bfloat16, the last layers excepted: 580 steps a second on HalfCheetah-v4 instead of 510"""
     compile: bool = False
-    """torch.compile losses and gradients, which starts later: 590 steps a second instead of 510, with bf16 610"""
+    """torch.compile the networks; it takes ten seconds or more to begin with"""
 
 
-# ---------------------------------------------------------------- environments
+# ================================ the algorithm ================================
 
 
-def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
-    """`num_envs` environments stepped together: the native vector version where there is one, else a SyncVectorEnv.
+class DataStats(nn.Module):
+    """Mean and variance of a set of data: buffers, so they are saved with the network."""
 
-    Autoreset is NEXT_STEP: after an episode's end `obs` is its true last observation, and the step after it only resets
-    (action ignored, reward 0). That step is left out of every loss and statistic.
-    """
-    return gym.make_vec(env_id, num_envs)
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.var = nn.Buffer(torch.ones(shape))
+        self.count = nn.Buffer(torch.tensor(0))
+
+    def fit(self, x: Tensor) -> None:
+        """Replace the statistics by those of x (n, *shape), n ≥ 1."""
+        self.mean.copy_(x.mean(0))
+        self.var.copy_(x.var(0, correction=0))
+        self.count.fill_(len(x))
+
+    def std(self) -> Tensor:
+        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
+        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
 
 
-# ---------------------------------------------------------------- networks
-
-
-class Float32(nn.Sequential):
-    """Its layer stays in float32 where the others are in bfloat16, whose 8 bits are too few to tell values apart."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False) if x.dtype == torch.bfloat16 else contextlib.nullcontext():
-            return super().forward(x.to(self[0].weight.dtype))
-
-
-def relu_mlp(inputs: int, outputs: int) -> nn.Sequential:
+def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
     """Two hidden layers of 256 ReLU units."""
-    last = Float32(nn.Linear(256, outputs))
-    return nn.Sequential(nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), last)
+    return nn.Sequential(
+        nn.Linear(num_inputs, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, num_outputs),
+    )
+
+
+class Critic(nn.Module):
+    """Q_φ(s, a), (B,), of normalised observations (B, obs_dim) and actions (B, act_dim)."""
+
+    def __init__(self, obs_dim: int, act_dim: int):
+        super().__init__()
+        self.net = relu_mlp(obs_dim + act_dim, 1)
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        return self.net(torch.cat([x, action], -1)).squeeze(-1)
 
 
 class Agent(nn.Module):
-    """Actor, critic, and the statistics that scale what they see; x below is a normalised observation (..., obs_dim).
+    """Actor and critic. They see x (B, obs_dim), observations normalised by statistics.
 
-    Observations: a Box of shape (obs_dim,). Actions: a bounded Box of shape (act_dim,), in units in which the bounds
-    are [−1, 1].
+    Actions are in units in which the bounds of the environment's are [−1, 1].
     """
 
     def __init__(self, observation_space: Box, action_space: Box):
         super().__init__()
-        obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
-        self.actor = relu_mlp(obs_dim, act_dim)
-        self.critic = relu_mlp(obs_dim + act_dim, 1)
-        self.obs_mean, self.obs_std = nn.Buffer(torch.zeros(obs_dim)), nn.Buffer(torch.ones(obs_dim))
-        self.low, self.high = nn.Buffer(torch.tensor(action_space.low)), nn.Buffer(torch.tensor(action_space.high))
+        obs_dim = observation_space.shape[0]
+        act_dim = action_space.shape[0]
+        self.actor = nn.Sequential(relu_mlp(obs_dim, act_dim), nn.Tanh())  # π_θ
+        self.critic = Critic(obs_dim, act_dim)  # Q_φ
+        self.obs_stats = DataStats(obs_dim)
+        self.low = nn.Buffer(torch.tensor(action_space.low))
+        self.high = nn.Buffer(torch.tensor(action_space.high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        return (obs - self.obs_mean) / self.obs_std
-
-    def act(self, x: Tensor) -> Tensor:
-        """a = π_θ(s)."""
-        return self.actor(x).tanh()
-
-    def q(self, x: Tensor, action: Tensor) -> Tensor:
-        """Q_φ(s, a), (..., 1)."""
-        return self.critic(torch.cat([x, action], -1))
+        return (obs - self.obs_stats.mean) / self.obs_stats.std()
 
     def to_env(self, action: Tensor) -> np.ndarray:
-        """Actions in the environment's units."""
-        return (self.low + (action + 1) / 2 * (self.high - self.low)).cpu().numpy()
-
-    def export(self) -> dict:
-        """The deterministic policy as plain data, to be read by `load_policy`."""
-        layers = [(layer.weight.detach(), layer.bias.detach()) for layer in (*self.actor[:4:2], *self.actor[4])]
-        net = {"layers": layers, "activation": "relu", "head": "tanh"}
-        return {**net, "obs_mean": self.obs_mean, "obs_var": self.obs_std**2, "low": self.low, "high": self.high}
+        """Scale actions from [−1, 1] to the environment's bounds."""
+        share = (action + 1) / 2  # 0 at the lower bound, 1 at the upper
+        return (self.low + share * (self.high - self.low)).cpu().numpy()
 
 
-# ---------------------------------------------------------------- the mathematics
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
+    """What Q(s, a) is fitted to, (B,). A truncated episode has a value after its end."""
+    return reward + gamma * (1 - terminated) * next_value  # [td-target]
 
 
-def critic_loss(agent: Agent, target: Agent, batch: list[Tensor], gamma: float) -> tuple[Tensor, dict]:
-    """Mean squared error of Q_φ(s, a), and what to log of it; Lillicrap et al. 2016."""
-    x, action, reward, next_x, terminated = batch
-    with torch.no_grad():
-        next_value = target.q(next_x, target.act(next_x))  # (B, 1)
-        y = reward + gamma * (1 - terminated) * next_value  # [td-target] (B, 1)
-    value = agent.q(x, action)  # (B, 1)
-    loss = (value - y).square().mean()
-    return loss, {"losses/qf_loss": loss, "losses/qf_values": value.mean()}
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of Q_φ(s, a), (B,)."""
+    return (q - target).square().mean()
 
 
-def actor_loss(agent: Agent, x: Tensor) -> tuple[Tensor, dict]:
-    """−Q_φ(s, π_θ(s)), averaged over observations (B, obs_dim); its gradient in θ is that of Silver et al. 2014."""
-    loss = -agent.q(x, agent.act(x)).mean()  # [dpg] ∇_θ Q(s, π_θ(s)) = ∇_θ π_θ(s) ∇_a Q(s, a)
-    return loss, {"losses/actor_loss": loss}
+def actor_loss(agent: Agent, x: Tensor) -> Tensor:
+    """−Q_φ(s, π_θ(s)), averaged over x (B, obs_dim); Silver et al. 2014."""
+    return -agent.critic(x, agent.actor(x)).mean()  # [dpg] its gradient is ∇_θ π_θ(s) ∇_a Q_φ(s, a)
 
 
-def gradient(loss_of, network: nn.Module, *inputs) -> tuple[tuple[Tensor, ...], dict]:
-    """Of loss_of(*inputs) in the network's own parameters alone, and what to log: one graph for torch.compile."""
-    loss, metrics = loss_of(*inputs)
-    return torch.autograd.grad(loss, [*network.parameters()]), {name: x.detach() for name, x in metrics.items()}
+@dataclass
+class Batch:
+    """Transitions; from s to s' by action a, with reward r."""
 
-
-def descend(optimizer: torch.optim.Optimizer, lr: float, gradients: tuple[Tensor, ...]) -> None:
-    """One step of the optimizer, given the gradient in each of its parameters."""
-    optimizer.param_groups[0]["lr"] = lr
-    for parameter, parameter_gradient in zip(optimizer.param_groups[0]["params"], gradients):
-        parameter.grad = parameter_gradient
-    optimizer.step()
-
-
-# ---------------------------------------------------------------- replay
+    obs: Tensor  # (B, obs_dim)
+    action: Tensor  # (B, act_dim)
+    reward: Tensor  # (B,)
+    next_obs: Tensor  # (B, obs_dim)
+    terminated: Tensor  # (B,), 1 or 0
 
 
 class ReplayBuffer:
-    """The latest `capacity` transitions, one row (s, a, r, s', terminated) each, float32 on the device."""
+    """The latest `capacity` transitions, float32 on the device."""
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
-        self.widths = obs_dim, act_dim, 1, obs_dim, 1
-        self.rows, self.added = torch.empty(capacity, sum(self.widths), device=device), 0
+        self.capacity = capacity
+        self.added = 0  # how many so far, those replaced since included
+        self.obs = torch.empty(capacity, obs_dim, device=device)
+        self.action = torch.empty(capacity, act_dim, device=device)
+        self.reward = torch.empty(capacity, device=device)
+        self.next_obs = torch.empty(capacity, obs_dim, device=device)
+        self.terminated = torch.empty(capacity, device=device)
 
-    def add(self, rows: Tensor) -> None:
-        """Add M ≤ capacity rows (M, 2 obs_dim + act_dim + 2) in place of the oldest."""
-        self.rows[(self.added + torch.arange(len(rows))) % len(self.rows)] = rows
-        self.added += len(rows)
+    def add(self, batch: Batch) -> None:
+        """Add M ≤ capacity transitions in place of the oldest."""
+        num_new = len(batch.reward)
+        index = torch.arange(self.added, self.added + num_new) % self.capacity
+        self.obs[index] = batch.obs
+        self.action[index] = batch.action
+        self.reward[index] = batch.reward
+        self.next_obs[index] = batch.next_obs
+        self.terminated[index] = batch.terminated
+        self.added += num_new
 
-    def sample(self, batch_size: int) -> tuple[Tensor, ...]:
-        """obs (B, obs_dim), action (B, act_dim), reward (B, 1), next_obs (B, obs_dim), terminated (B, 1)."""
-        indices = torch.randint(min(self.added, len(self.rows)), (batch_size,), device=self.rows.device)
-        return self.rows.index_select(0, indices).split(self.widths, -1)
+    def at(self, index: Tensor) -> Batch:
+        return Batch(
+            self.obs[index],
+            self.action[index],
+            self.reward[index],
+            self.next_obs[index],
+            self.terminated[index],
+        )
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draw transitions uniformly, each independently of the others."""
+        size = min(self.added, self.capacity)
+        return self.at(torch.randint(size, (batch_size,), device=self.obs.device))
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"rows": self.rows[: self.added].roll(-self.added, 0)}  # the oldest first
+        oldest = max(self.added - self.capacity, 0)
+        return vars(self.at(torch.arange(oldest, self.added) % self.capacity))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.add(state["rows"][-len(self.rows) :].to(self.rows.device))
+        newest = {name: column[-self.capacity :] for name, column in state.items()}
+        self.add(Batch(**newest))
 
 
-@torch.no_grad()
-def interact(envs: gym.vector.VectorEnv, agent: Agent, act, seed: int):
-    """Step N environments for ever with `act`, which takes observations (N, obs_dim) to actions (N, act_dim); yields
+class Stepper:
+    """Steps N environments and remembers where they are.
 
-    rows (M, ·) of (s, a, r, s', terminated) for the M environments that were not only being reset, and a list of
-    (return, length) of the episodes that ended.
+    Autoreset, in one environment whose episode is truncated after three steps:
+
+        step            0      1      2      3       4
+        self.obs        s_0    s_1    s_2    s_3     s_0'
+        next_obs        s_1    s_2    s_3    s_0'    s_1'    s_3: the true last observation
+        truncated                     True
+        valid           True   True   True   False   True    step 3 only resets; it is not stored
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, seed: int):
+        self.envs = envs
+        self.device = device
+        obs, _ = envs.reset(seed=seed)
+        self.obs = self.to_tensor(obs)  # (N, obs_dim)
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.episode_return = np.zeros(envs.num_envs)
+        self.episode_length = np.zeros(envs.num_envs, dtype=int)
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    def step(self, action: Tensor, env_action: np.ndarray) -> tuple[Batch, list]:
+        """Take `env_action`; `action` (N, act_dim) is the same in units of the bounds.
+
+        Returns the M ≤ N transitions that were no resets, and (return, length) of each episode
+        that ended.
+        """
+        next_obs, reward, terminated, truncated, _ = self.envs.step(env_action)
+        valid = np.flatnonzero(~self.done)
+        next_obs = self.to_tensor(next_obs)
+        batch = Batch(
+            self.obs[valid],
+            action[valid],
+            self.to_tensor(reward[valid]),
+            next_obs[valid],
+            self.to_tensor(terminated[valid]),
+        )
+        self.obs = next_obs
+        self.done = terminated | truncated
+        self.episode_return += reward
+        self.episode_length[valid] += 1
+        episodes = []
+        for n in np.flatnonzero(self.done):
+            episodes.append((float(self.episode_return[n]), int(self.episode_length[n])))
+            self.episode_return[n] = 0
+            self.episode_length[n] = 0
+        return batch, episodes
+
+
+def train(args: Args, checkpoint: dict | None = None) -> None:
+    """Train as the docstring at the top says; its numbers stand in the loop.
+
+    The GPU is waited for at every environment step (to_env) and in run.log, but not in an update.
+    """
+    check(args)
+    device = set_up(args)
+    envs = make_envs(args.env_id, args.num_envs)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    target_actor = copy.deepcopy(agent.actor).requires_grad_(False)
+    target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
+    actor_optimizer = Adam(agent.actor.parameters(), lr=args.policy_lr, fused=True)
+    critic_optimizer = Adam(agent.critic.parameters(), lr=args.q_lr, fused=True)
+    obs_dim = envs.single_observation_space.shape[0]
+    act_dim = envs.single_action_space.shape[0]
+    buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
+    if args.compile:
+        for network in (agent.actor, agent.critic, target_actor, target_critic):
+            network.compile()
+    # If there is a checkpoint, Run restores all that is named here. New episodes begin.
+    run = Run(
+        args,
+        envs,
+        device,
+        checkpoint,
+        agent=agent,
+        target_actor=target_actor,
+        target_critic=target_critic,
+        actor_optimizer=actor_optimizer,
+        critic_optimizer=critic_optimizer,
+        buffer=buffer,
+    )
+    actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # which may be new in a resumed run
+    critic_optimizer.param_groups[0]["lr"] = args.q_lr
+    step = run.count.global_step
+    updates = math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
+    stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
+
+    while not run.finished():
+        episodes = []
+        log_at = min(step + 100, args.total_timesteps)
+        while step < log_at:
+            # 1. Act: at random at first, then with noise.
+            if step < args.learning_starts:
+                action = torch.rand(args.num_envs, act_dim, device=device) * 2 - 1
+            else:
+                with torch.no_grad():
+                    action = agent.actor(agent.normalize(stepper.obs))
+                noise = args.exploration_noise * torch.randn_like(action)
+                action = (action + noise).clamp(-1, 1)  # [exploration] β(·|s) = N(π_θ(s), σ²)
+
+            # 2. Step the environments and remember what happened.
+            transitions, ended = stepper.step(action, agent.to_env(action))
+            buffer.add(transitions)
+            step += len(transitions.reward)
+            episodes += ended
+            if args.norm_obs and step >= args.learning_starts and agent.obs_stats.count == 0:
+                agent.obs_stats.fit(buffer.obs[: buffer.added])  # once, for good
+
+            # 3. One minibatch update for each step taken.
+            while updates < args.updates_per_step * (step - args.learning_starts):
+                batch = buffer.sample(args.batch_size)
+                x = agent.normalize(batch.obs)
+                next_x = agent.normalize(batch.next_obs)
+
+                with torch.no_grad():
+                    next_value = target_critic(next_x, target_actor(next_x))  # (B,)
+                    target = td_target(batch.reward, batch.terminated, next_value, args.gamma)
+                q = agent.critic(x, batch.action)  # (B,)
+                q_loss = critic_loss(q, target)
+                critic_optimizer.zero_grad()
+                q_loss.backward()
+                critic_optimizer.step()
+                run.metric("losses/qf_loss", q_loss)
+                run.metric("losses/qf_values", q.mean())
+
+                if updates % args.policy_frequency == 0:
+                    pi_loss = actor_loss(agent, x)
+                    actor_optimizer.zero_grad()
+                    pi_loss.backward(inputs=list(agent.actor.parameters()))  # the critic's stay
+                    actor_optimizer.step()
+                    run.metric("losses/actor_loss", pi_loss)
+
+                with torch.no_grad():
+                    for new, old in zip(agent.actor.parameters(), target_actor.parameters()):
+                        old.lerp_(new, args.tau)
+                    for new, old in zip(agent.critic.parameters(), target_critic.parameters()):
+                        old.lerp_(new, args.tau)
+                updates += 1
+
+        # 4. Log; save when it is time.
+        run.log(step - run.count.global_step, episodes)
+
+    run.finish(export(agent))
+
+
+# ============ the rest is not the algorithm, and can be skipped ============
+
+# ---------------------------------------------------------------- what only this script needs
+
+# The flags whose values must be at least 0, and at least 1; see check.
+AT_LEAST_0 = ["seed", "learning_starts", "policy_lr", "q_lr", "gamma", "tau", "exploration_noise"]
+AT_LEAST_0 += ["updates_per_step", "checkpoint_interval"]
+AT_LEAST_1 = ["total_timesteps", "num_envs", "buffer_size", "batch_size", "policy_frequency"]
+AT_LEAST_1 += ["eval_episodes"]
+
+
+def check_own(args: Args, env: gym.Env) -> None:
+    """What only this script asks of its arguments and of the environment."""
+    if args.total_timesteps <= args.learning_starts:
+        budget = f"--total-timesteps {args.total_timesteps}"
+        fail(f"{budget} leaves nothing after --learning-starts {args.learning_starts}")
+    action = env.action_space
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
+    if not flat_box:
+        wanted = "not a flat, bounded Box (Discrete: use ppo_clip.py)"
+        fail(f"--env-id {args.env_id}: actions {action}, {wanted}")
+    numbers = 2 * env.observation_space.shape[0] + action.shape[0] + 2  # in a transition
+    needed = 2 * 4 * numbers * args.buffer_size  # bytes: float32, and a copy for the checkpoint
+    if args.cuda and torch.cuda.is_available():
+        available, _ = torch.cuda.mem_get_info()
+    else:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed >= available:
+        gib = f"{needed / 2**30:.1f} of {available / 2**30:.1f} GiB"
+        fail(f"--buffer-size {args.buffer_size} takes {gib}")
+
+
+def set_threads() -> None:
+    """Two threads, where there are two cores: one is a fifth slower. OMP_NUM_THREADS wins."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
+    # oneDNN multiplies float32 up to twice as fast as MKL on AMD's processors. "bf16" asks for it;
+    # a processor with AMX would then round to bfloat16, so it is left alone.
+    if not torch.cpu.get_capabilities().get("amx_tile", True):
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+def export(agent: Agent) -> dict:
+    """The deterministic policy as plain data, for load_policy."""
+    return {
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[0][::2]],
+        "activation": "relu",
+        "head": "tanh",
+        "obs_mean": agent.obs_stats.mean,
+        "obs_var": agent.obs_stats.var,
+        "low": agent.low,
+        "high": agent.high,
+    }
+
+
+# ---------------------------------------------------------------- the same in every script
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Make environments that step together: gymnasium's native vector version if there is one.
+
+    Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
+    observation. The step after it only resets: its action is ignored, its reward is 0.
+    """
+    return gym.make_vec(env_id, num_envs)
+
+
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+
+    `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
+    episode, because the first N episodes to end would be the short ones.
     """
     obs, _ = envs.reset(seed=seed)
-    done, (returns, lengths) = np.zeros(envs.num_envs, dtype=bool), np.zeros((2, envs.num_envs))
-    while True:
-        s = torch.tensor(obs, dtype=torch.float32, device=agent.low.device)
-        action, valid = act(s), ~done
-        obs, reward, terminated, truncated, _ = envs.step(agent.to_env(action))
-        outcome = np.concatenate([reward[:, None], obs, terminated[:, None]], axis=-1, dtype=np.float32)
-        rows = torch.cat([s, action, torch.as_tensor(outcome, device=s.device)], -1)[np.flatnonzero(valid)]
-        returns, lengths, done = returns + reward, lengths + valid, terminated | truncated
-        yield rows, list(zip(returns[done].tolist(), lengths[done].tolist()))
-        returns[done] = lengths[done] = 0
-
-
-# ---------------------------------------------------------------- evaluation and files
-
-
-def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Undiscounted return (N,) of one episode in each of N environments, which are then closed.
-
-    `act` takes observations (N, obs_dim) to actions (N, ...). One episode each, because to take the first N that end
-    would favour short ones.
-    """
-    obs, returns, running = envs.reset(seed=seed)[0], np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
+    returns = np.zeros(envs.num_envs)
+    running = np.ones(envs.num_envs, dtype=bool)
     while running.any():
-        obs, reward, terminated, truncated, _ = envs.step(act(obs))
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
     envs.close()
@@ -314,257 +514,291 @@ def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
 
 
 def load_policy(path: str | Path):
-    """The policy of a policy.pt, of whichever script: raw observations (N, obs_dim) to environment actions (N, ...).
+    """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    A file that carries code instead of data is refused (pickle.UnpicklingError).
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Raises pickle.UnpicklingError for a file that carries code.
     """
-    p = torch.load(path, map_location="cpu", weights_only=True)
-    functions = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh, "clip": nn.functional.hardtanh}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
+    obs_var = saved["obs_var"]
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    hidden_layers = saved["layers"][:-1]
+    last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
-        x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / (p["obs_var"] + 1e-8).sqrt()
-        for i, (weight, bias) in enumerate(p["layers"]):
-            x = (functions[p["activation"]](x) if i else x) @ weight.T + bias
-        if p["head"] == "argmax":
-            return (p["low"] + x.argmax(-1)).numpy()
-        return (p["low"] + (functions[p["head"]](x) + 1) / 2 * (p["high"] - p["low"])).numpy()
+        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (x - saved["obs_mean"]) / obs_std
+        for weight, bias in hidden_layers:
+            x = activation(x @ weight.T + bias)
+        out = x @ last_weight.T + last_bias
+        if saved["head"] == "argmax":
+            return (saved["low"] + out.argmax(-1)).numpy()
+        squashed = out.tanh() if saved["head"] == "tanh" else out.clamp(-1, 1)
+        return (saved["low"] + (squashed + 1) / 2 * (saved["high"] - saved["low"])).numpy()
 
     return policy
 
 
+TRAINING = 0  # what a seed is for
+EVALUATION = 1
+ACTIONS = 2
+
+
 def derive_seed(*numbers: int) -> int:
-    """A 31-bit seed; runs whose --seed are neighbours get environments that have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam, less decorators that serve torch.compile: they import torch._dynamo, which takes a second."""
+    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
 
-    add_param_group, state_dict = map(inspect.unwrap, (torch.optim.Adam.add_param_group, torch.optim.Adam.state_dict))
+    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
+    torch._dynamo, which takes that second; here the methods go without them.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
-# ---------------------------------------------------------------- the run
+@dataclass
+class Count:
+    """How far a run has come."""
+
+    global_step: int = 0  # environment steps; a step that only resets is none
+    episodes: int = 0
+    wall_s: float = 0.0  # seconds of training
+    sps: int = 0  # steps a second
+    solved_at_step: int | None = None
+    solved_at_s: float | None = None
 
 
 class Run:
-    """A run's folder, counters, logs and checkpoints, and its orderly end.
+    """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    `parts` are what a checkpoint holds beside the counters and the random state: anything with a state_dict.
+    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
     """
 
-    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device: torch.device, checkpoint: dict | None, **parts):
-        self.args, self.envs, self.device, self.parts, self.interrupted_by = args, envs, device, parts, 0
-        self.count, self.last100 = {"global_step": 0, "episodes": 0, "solved_at_step": None, "solved_at_s": None}, []
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, checkpoint, **parts):
+        self.args = args
+        self.envs = envs
+        self.device = device
+        self.parts = parts
+        self.count = Count()
+        self.last100 = []  # returns of the last 100 episodes
+        self.metrics = {}  # tag → values since the last log line
+        self.interrupted_by = 0  # number of a signal
+        self.last_save = 0.0
         if checkpoint:
-            self.count, self.last100 = checkpoint["count"], checkpoint["last100"]
-            for name, part in parts.items():
-                part.load_state_dict(checkpoint[name])
-            torch.set_rng_state(checkpoint["rng"])
-            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][: torch.cuda.device_count()])
-        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace(":", "-")
+            self.restore(checkpoint)
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
-        if (self.dir / "summary.json").exists() and not self.unfinished():
-            print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
-            sys.exit(0)
+        if (self.dir / "summary.json").exists() and self.finished():
+            print(f"{self.dir} is finished, at step {self.count.global_step:,}")
+            sys.exit(0)  # with a larger --total-timesteps it would go on
         self.dir.mkdir(parents=True, exist_ok=True)
-        commit = os.popen(f'git -C "{Path(__file__).parent}" rev-parse HEAD 2>{os.devnull}').read().strip()
-        config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit or None}
-        config["versions"] = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-        (self.dir / "config.json").write_text(json.dumps(config, indent=2))
+        (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
             import wandb
 
-            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": self.dir}
-            wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
-        self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
-        self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
-        self.started = time.perf_counter() - self.count.get("wall_s", 0)
+            where = {
+                "project": args.wandb_project_name,
+                "entity": args.wandb_entity,
+                "dir": self.dir,
+            }
+            identity = {"id": self.dir.name, "resume": "allow", "config": asdict(args)}
+            wandb.init(**where, **identity, sync_tensorboard=True)
+        step = self.count.global_step
+        purge_step = step + 1 if checkpoint else None  # drop what was logged after the checkpoint
+        self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
+        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
         self.save()
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C or SIGTERM: end in good order after the present iteration; the same again ends at once."""
+        """Ctrl-C or SIGTERM: end in good order after this iteration. A second one ends at once."""
         self.interrupted_by = number
         signal.signal(number, signal.SIG_DFL)
 
     def reached(self, target: float | None) -> bool:
-        """Whether the mean return of the last 100 episodes has reached the target, if there is one."""
+        """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
-    def unfinished(self) -> bool:
-        return self.count["global_step"] < self.args.total_timesteps and not self.reached(self.args.target_return)
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
 
-    def log(self, steps: int, episodes: list, metrics: dict[str, float]) -> None:
-        """Count an iteration's steps and finished episodes, log its metrics, save when it is time to."""
-        step, seconds = self.count["global_step"] + steps, time.perf_counter() - self.started
-        self.count |= {"global_step": step, "wall_s": seconds, "episodes": self.count["episodes"] + len(episodes)}
-        self.last100 = (self.last100 + [episode_return for episode_return, _ in episodes])[-100:]
-        goal = self.envs.spec.reward_threshold if self.args.target_return is None else self.args.target_return
-        if self.count["solved_at_step"] is None and self.reached(goal):
-            self.count |= {"solved_at_step": step, "solved_at_s": seconds}
-        metrics["charts/SPS"] = self.count["sps"] = round(step / seconds)
+    def metric(self, tag: str, value: Tensor | float) -> None:
+        """Collect a value. The next log line has the mean of what was collected under each tag."""
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+        self.metrics.setdefault(tag, []).append(value)
+
+    def log(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Count steps and finished episodes (return, length); log; save when it is time.
+
+        A value that is not finite stops the run.
+        """
+        count = self.count
+        count.global_step += num_steps
+        count.episodes += len(episodes)
+        count.wall_s = time.perf_counter() - self.started
+        count.sps = round(count.global_step / count.wall_s)
+        self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if count.solved_at_step is None and self.reached(solved_return):
+            count.solved_at_step = count.global_step
+            count.solved_at_s = count.wall_s
+
+        self.metric("charts/SPS", count.sps)
         if episodes:
-            metrics["charts/episodic_return"], metrics["charts/episodic_length"] = np.mean(episodes, axis=0)
-            self.bar.set_postfix_str(f"return {metrics['charts/episodic_return']:.1f}", refresh=False)
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
-            if not np.isfinite(value):
+            mean_return, mean_length = np.mean(episodes, axis=0)
+            self.metric("charts/episodic_return", mean_return)
+            self.metric("charts/episodic_length", mean_length)
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+        means = [torch.stack(values).mean() for values in self.metrics.values()]
+        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
+        for tag, mean in zip(self.metrics, means):
+            self.writer.add_scalar(tag, mean, count.global_step)
+            if not np.isfinite(mean):
                 self.writer.close()
-                sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
-        self.bar.update(min(step, self.args.total_timesteps) - self.bar.n)
-        if time.perf_counter() - self.saved > self.args.checkpoint_interval:
+                kept = f"stopped; {self.dir} keeps its last checkpoint"
+                sys.exit(f"{tag} became {mean} at step {count.global_step:,}: {kept}")
+        self.metrics = {}
+        self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt, first under another name: a kill leaves the old or the new one, never half of one."""
+        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one."""
         self.writer.flush()
-        state = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
-        state |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state["script"] = SCRIPT
+        state["env_id"] = self.args.env_id
+        state["count"] = asdict(self.count)
+        state["last100"] = self.last100
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
         torch.save(state, self.dir / "checkpoint.tmp")
         os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
-        self.saved = time.perf_counter()
+        self.last_save = time.perf_counter()
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go on from a checkpoint. Environments cannot be restored: new episodes begin."""
+        self.count = Count(**checkpoint["count"])
+        self.last100 = checkpoint["last100"]
+        for name, part in self.parts.items():
+            part.load_state_dict(checkpoint[name])
+        torch.set_rng_state(checkpoint["rng"])
+        num_gpus = torch.cuda.device_count()  # there may be fewer now
+        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
 
     def finish(self, policy: dict) -> None:
-        """Save; then, unless interrupted, evaluate the exported policy and write summary.json."""
+        """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
         self.save()
         self.bar.close()
-        args, count, seed = self.args, self.count, derive_seed(self.args.seed, 1)
+        args = self.args
+        count = self.count
         if self.interrupted_by:
-            print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
+            print(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
             sys.exit(128 + self.interrupted_by)
-        spaces = {name: str(getattr(self.envs, f"single_{name}")) for name in ("observation_space", "action_space")}
-        torch.save({"env_id": args.env_id, **spaces, **policy}, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")
+        policy["env_id"] = args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        torch.save(policy, self.dir / "policy.pt")
+        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
+        seed = derive_seed(args.seed, EVALUATION)
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
-        self.writer.add_scalar("eval/episodic_return", returns.mean(), count["global_step"])
+        mean = returns.mean()
+        std = returns.std()
+        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
         self.writer.close()
-        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
-        summary |= {"eval_return_mean": returns.mean(), "eval_return_std": returns.std(), "eval_episodes": len(returns)}
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["eval_return_mean"] = mean
+        summary["eval_return_std"] = std
+        summary["eval_episodes"] = len(returns)
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
-        result = f"{args.env_id}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
-        print(f"{result}; {count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}; {self.dir}")
+        cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
+        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
+        print(f"{args.env_id}: {result}; {cost}; {self.dir}")
         if args.capture_video:
-            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"), name_prefix="evaluation")]
-            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array"), seed)
+            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"))]
+            envs = gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array")
+            evaluate(act, envs, seed)
 
 
-# ---------------------------------------------------------------- command line
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
+    return {**config, "versions": versions}
 
 
-def require(condition: bool, message: str) -> None:
+def set_up(args: Args) -> torch.device:
+    """Choose threads and device; seed torch."""
+    set_threads()
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return device
+
+
+def fail(message: str) -> NoReturn:
     """Bad input: one line on stderr and exit status 2."""
-    if not condition:
-        print(f"{SCRIPT}.py: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_args() -> tuple[Args, dict | None]:
-    """The command line; with --resume, laid over the arguments of the run it continues, and that run's checkpoint."""
+    """Read the command line; with --resume, that run's arguments and checkpoint, too."""
+    args = tyro.cli(Args)
+    if args.resume is None:
+        return args, None
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            args, checkpoint = tyro.cli(Args), None
-            if args.resume:
-                config = json.loads(Path(args.resume, "config.json").read_text())
-                checkpoint = dict(torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True))
-                args = tyro.cli(Args, default=Args(**config["args"] | {"resume": args.resume}))
-    except SystemExit as stop:  # tyro draws a box around what is wrong
-        require(not stop.code, stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))))
-        raise
+        config = json.loads(Path(args.resume, "config.json").read_text())
+        checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True)
+        made_by = (checkpoint["script"], checkpoint["env_id"])
+        saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
-        require(False, f"--resume {args.resume} holds no run of {SCRIPT}.py to continue ({type(error).__name__})")
+        fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
+    # Read it again: what is not given now is as it was in that run.
+    args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
+    if made_by != (SCRIPT, args.env_id):
+        fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     return args, checkpoint
 
 
-def check(args: Args, checkpoint: dict | None) -> None:
-    """All that can be wrong with the arguments, found before anything is written."""
-    whole = ("total_timesteps", "num_envs", "buffer_size", "batch_size", "policy_frequency", "eval_episodes")
-    real = ("policy_lr", "q_lr", "gamma", "tau", "exploration_noise", "updates_per_step", "checkpoint_interval")
-    for name in (*whole, "learning_starts", "seed", *real):
-        least, value = int(name in whole), getattr(args, name)
-        require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    few = f"--total-timesteps {args.total_timesteps} leaves nothing after --learning-starts {args.learning_starts}"
-    require(args.total_timesteps > args.learning_starts, few)
-    ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
-    require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
-    taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
-    require(not taken, f"--run-dir {args.run_dir} holds a run: continue it with --resume, or name another folder")
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name in AT_LEAST_0 + AT_LEAST_1:
+        least = 1 if name in AT_LEAST_1 else 0
+        value = getattr(args, name)
+        if not value >= least:  # which a NaN is not, either
+            fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
+        fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")
     try:
         env = gym.make(args.env_id)
-    except Exception as error:  # gymnasium's or an import's
-        require(False, f"--env-id {args.env_id}: {error}")
-    obs, action = env.observation_space, env.action_space
-    require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
-    known = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
-    require(known, f"--env-id {args.env_id}: actions {action}, not a flat, bounded Box (Discrete: use ppo_clip.py)")
-    need = 8 * args.buffer_size * (2 * obs.shape[0] + action.shape[0] + 2)  # float32, and a copy for the checkpoint
-    gpu = args.cuda and torch.cuda.is_available()
-    have = torch.cuda.mem_get_info()[0] if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    require(need < have, f"--buffer-size {args.buffer_size} takes {need / 2**30:.1f} of {have / 2**30:.1f} GiB")
-
-
-# ---------------------------------------------------------------- training
-
-
-def train(args: Args, checkpoint: dict | None = None) -> None:
-    check(args, checkpoint)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))  # one: a fifth slower
-    # float32 by oneDNN, up to twice as fast as MKL on AMD's processors; where "bf16" would round (AMX, ARM), left alone
-    rounds = torch.cpu.get_capabilities().get("amx_tile", True)
-    torch.backends.mkldnn.matmul.fp32_precision = "none" if args.bf16 or rounds else "bf16"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
-    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
-    torch.manual_seed(args.seed)
-    envs = make_envs(args.env_id, args.num_envs)
-    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    target = copy.deepcopy(agent).requires_grad_(False)
-    trained = agent.critic.parameters(), agent.actor.parameters()
-    critic_optimizer, actor_optimizer = (Adam(parameters, fused=True) for parameters in trained)
-    buffer = ReplayBuffer(args.buffer_size, len(agent.obs_mean), len(agent.low), device)
-    losses = critic_loss, actor_loss
-    critic_loss_of, actor_loss_of = map(torch.autocast(device.type, torch.bfloat16, enabled=args.bf16), losses)
-    grad_of = torch._dynamo.config.patch(trace_autograd_ops=True)(torch.compile(gradient)) if args.compile else gradient
-    parts = {"agent": agent, "target": target, "critic_optimizer": critic_optimizer, "actor_optimizer": actor_optimizer}
-    run = Run(args, envs, device, checkpoint, **parts, buffer=buffer)
-    target_parameters, parameters = ([p.detach() for p in net.parameters()] for net in (target, agent))
-    step, updates, metrics, actor_metrics = run.count["global_step"], run.count.get("updates", 0), {}, {}
-
-    def act(obs: Tensor) -> Tensor:
-        uniform = torch.rand(args.num_envs, len(agent.low), device=device) * 2 - 1
-        action = agent.act(agent.normalize(obs))
-        noisy = (action + args.exploration_noise * torch.randn_like(action)).clamp(-1, 1)  # [exploration]
-        return uniform if step < args.learning_starts else noisy
-
-    transitions = interact(envs, agent, act, derive_seed(args.seed, 0, step))
-
-    while run.unfinished() and not run.interrupted_by:
-        episodes = []
-        while step < min(args.total_timesteps, run.count["global_step"] + 100):  # from one log line to the next
-            rows, ended = next(transitions)
-            buffer.add(rows)
-            step, episodes = step + len(rows), episodes + ended
-            if args.norm_obs and step - len(rows) < args.learning_starts <= step:  # once, for good
-                var, agent.obs_mean = torch.var_mean(buffer.rows[: buffer.added, : buffer.widths[0]], 0, correction=0)
-                agent.obs_std = var.sqrt().where(var > 1e-8, 1.0)  # what has not varied yet is not blown up later
-            while updates < args.updates_per_step * (step - args.learning_starts):
-                obs, action, reward, next_obs, terminated = buffer.sample(args.batch_size)
-                batch = agent.normalize(obs), action, reward, agent.normalize(next_obs), terminated
-                gradients, metrics = grad_of(critic_loss_of, agent.critic, agent, target, batch, args.gamma)
-                descend(critic_optimizer, args.q_lr, gradients)
-                if updates % args.policy_frequency == 0:
-                    gradients, actor_metrics = grad_of(actor_loss_of, agent.actor, agent, batch[0])
-                    descend(actor_optimizer, args.policy_lr, gradients)
-                torch._foreach_lerp_(target_parameters, parameters, args.tau)
-                run.count["updates"] = updates = updates + 1
-        run.log(step - run.count["global_step"], episodes, {k: v.item() for k, v in (metrics | actor_metrics).items()})
-
-    run.finish(agent.export())
+    except Exception as error:  # gymnasium's, or an import's
+        fail(f"--env-id {args.env_id}: {error}")
+    obs = env.observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    check_own(args, env)
 
 
 if __name__ == "__main__":

@@ -10,124 +10,99 @@
 # ///
 """PPO-clip: proximal policy optimisation with the clipped surrogate.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised by K epochs of minibatch ascent on each rollout's
+A tag such as [gae] names an equation and stands beside the line of code that computes it. The
+project's LECTURES.md lists all tags.
 
-    L(θ, φ) = E_t[ min( r_t(θ) Â_t, clip(r_t(θ), 1−ε, 1+ε) Â_t ) − c₁ ½ (V_φ(s_t) − R̂_t)² + c₂ H(π_θ(·|s_t)) ]
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient ascent raises
 
-    with the probability ratio r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t), θ_k the parameters that sampled the rollout.
-    The mean E_t is over the steps really taken, not those in which an environment was only being reset.
+    L(θ, φ) = E_t[ min(ρ_t Â_t, clip(ρ_t, 1−ε, 1+ε) Â_t) − c₁ ½ (V_φ(s_t) − R̂_t)² + c₂ H(π_θ) ]
 
-Algorithm
-    initialise the actor θ and the critic φ
-    repeat until the budget of environment steps is spent
-        run π_θk for T steps in N parallel environments                      collect
-        store log π_θk(a_t|s_t)
-        repeat for K epochs
-            Â_t ← Σ_l (γλ)^l δ_{t+l},  R̂_t ← Â_t + V_φ(s_t)                  gae
-                with δ_t = r_t + γ (1 − terminated_t) V_φ(s_{t+1}) − V_φ(s_t)
-            for each minibatch
-                θ, φ ← one Adam step on −L, its gradient clipped to a norm   ppo_loss
-        merge the rollout's observations into the running statistics
+    where ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t), and θ_k are the parameters that sampled the rollout.
 
-Symbols
-    s_t     obs           (T+1, N, obs_dim)  observations; s_T is where the next rollout starts
-            x             (T+1, N, obs_dim)  the same, normalised: what the networks see
-    a_t     action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
-    r_t     reward        (T, N)  divided by the running deviation of the discounted return
-    V_φ     value         (T+1, N)  in the units of the scaled reward
-    Â_t     advantage     (T, N)  likewise
-    R̂_t     target        (T, N)  what the value is fitted to
-            discounted    (T, N)  c_t = r_t + γ c_{t−1}, whose running deviation scales the reward
-            valid         (T, N)  false where an environment was only being reset; M of the T·N steps are valid
-    r_t(θ)  ratio         (B,)  of a minibatch of B of those M
-    γ, λ    gamma, gae_lambda     ε  clip_coef     c₁  vf_coef     c₂  ent_coef     K  update_epochs
+Algorithm   repeat until the budget of environment steps is spent
+    1. run π_θk for T steps in N parallel environments
+    2. remember log π_θk(a_t|s_t)
+    3. repeat for K epochs
+           δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
+           Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
+           R̂_t ← Â_t + V_φ(s_t)
+           for each minibatch: θ, φ ← one Adam step on −L
+    4. update the statistics that normalise observations; log
 
-What sets it apart from an advantage actor-critic (one gradient step a rollout): the ratio lets one rollout serve many
-steps, and the clip takes away the gain from moving a probability further than ε from where it was sampled.
+Symbols     T steps, N environments. M of the T·N steps are valid; in the others an environment
+            whose episode has ended is only reset (see Collector).
+    s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
+            x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
+    a_t     action      (T, N) or (T, N, act_dim)
+    r_t     reward      (T, N)  divided by a running deviation, so V, Â and R̂ are in these units
+    V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
+    ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
+    γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
 
-What the formulas leave out: observations and rewards are scaled by running statistics, initial weights are orthogonal,
-the step size is annealed to zero, gradients are clipped to a norm. What differs from most implementations, with what it
-changed after 1 M steps on seeds 1 to 3, all else equal: advantages are not normalised, so that a rollout in which
-nothing happened is not blown up to noise of size one (Acrobot-v1 learned on 3 seeds, not 1); SiLU units in place of
-tanh (training return on Hopper-v4 2,760, not 1,801); a Gaussian that starts at σ = e^−0.5, not 1 (HalfCheetah-v4 6,207,
-not 4,668); advantages recomputed with the newest critic before every epoch (HalfCheetah-v4 6,207, not 5,776, which is
-within the spread of the seeds).
-γ discounts inside the advantages, but the γ^t in front of each step that the gradient of the
-discounted objective has is dropped, as everywhere in practice.
+New after a2c.py: the ratio lets one rollout serve many steps, and the clip keeps it near 1. Unlike
+most PPO code, this one recomputes advantages before every epoch, as the critic has become better,
+and does not normalise them, which would make noise of a rollout in which nothing happened.
 
-Run
-    python ppo_clip.py --env-id CartPole-v1
-    python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-    python ppo_clip.py --resume runs/<folder>
-    torchrun --standalone --nproc-per-node 4 ppo_clip.py --env-id HalfCheetah-v4
-    tensorboard --logdir runs
-
-Papers  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
-        Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", arXiv:1506.02438
-        Andrychowicz et al. 2021, "What Matters In On-Policy Reinforcement Learning?", arXiv:2006.05990
+Run         python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
+Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
+Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
+            Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", arXiv:1506.02438
 """
 
-import contextlib
 import inspect
-import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 SCRIPT = Path(__file__).stem
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # which of how many, by torchrun
 
 
 @dataclass
 class Args:
-    exp_name: str = SCRIPT
-    """name of the experiment, part of the run folder's name"""
+    # The task
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
-    seed: int = 1
-    """seed of the network, the actions and the environments"""
     total_timesteps: int = 60_000
     """budget of environment steps, all environments together"""
+    seed: int = 1
+    """seed of the network, the actions and the environments"""
+
+    # The algorithm
     learning_rate: float = 1.5e-3
     """Adam's step size"""
+    anneal_lr: bool = True
+    """lower the step size linearly to zero over the budget"""
     num_envs: int = 64
     """parallel environments, N"""
     num_steps: int = 32
     """steps of each environment in a rollout, T"""
-    anneal_lr: bool = True
-    """lower the step size linearly to zero over the budget"""
-    gamma: float = 0.99
-    """discount factor γ"""
-    gae_lambda: float = 0.95
-    """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
     num_minibatches: int = 4
-    """minibatches an epoch; divides num_envs × num_steps"""
+    """minibatches an epoch; must divide num_envs × num_steps"""
     update_epochs: int = 10
     """passes over each rollout, K"""
-    norm_adv: bool = False
-    """normalise each minibatch's advantages to mean 0, deviation 1"""
-    norm_obs: bool = True
-    """normalise observations by their running mean and deviation"""
-    norm_reward: bool = True
-    """divide rewards by the running deviation of the discounted return"""
+    gamma: float = 0.99
+    """discount factor, γ"""
+    gae_lambda: float = 0.95
+    """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
     clip_coef: float = 0.2
     """clip range of the probability ratio, ε"""
     clip_vloss: bool = False
-    """clip the value's change, too, to ± clip_coef"""
+    """clip the change of the value, too, to ± clip_coef in units of the scaled reward"""
     ent_coef: float | None = None
     """weight of the entropy bonus, c₂ (default: 0.003 for Discrete actions, 0 for Box)"""
     vf_coef: float = 0.5
@@ -135,21 +110,31 @@ class Args:
     max_grad_norm: float = 0.5
     """L2 norm to which a larger gradient is scaled down"""
     target_kl: float | None = None
-    """end an update after an epoch that left KL(π_θk ‖ π_θ), in nats, above this"""
-    target_return: float | None = None
-    """stop training when the mean return of the last 100 episodes reaches this"""
-    eval_episodes: int = 100
-    """episodes of the final evaluation of the deterministic policy, one in each of as many parallel environments"""
-    capture_video: bool = False
-    """record a video of an evaluation episode"""
+    """after each epoch, end the update early if KL(π_θk ‖ π_θ) exceeds this, in nats"""
+    norm_adv: bool = False
+    """normalise each minibatch's advantages to mean 0 and deviation 1"""
+    norm_obs: bool = True
+    """normalise observations by their running mean and deviation"""
+    norm_reward: bool = True
+    """divide rewards by the running deviation of their discounted sum so far"""
+
+    # The run
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
     run_dir: str | None = None
     """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
     resume: str | None = None
-    """continue the run of this folder with its own flags; flags given beside it override them"""
+    """continue the run in this folder with its own flags; flags given beside it override them"""
     checkpoint_interval: float = 60.0
     """seconds between checkpoints"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation, one in each of as many parallel environments"""
     save_model: bool = True
     """write the deterministic policy to policy.pt"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
     track: bool = False
     """log to Weights & Biases as well"""
     wandb_project_name: str = "policy-gradients"
@@ -161,199 +146,447 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the loss; on one CPU core no faster (15.2 k against 15.7 k steps/s) and 10 s slower to start"""
+    """torch.compile the networks; it takes ten seconds or more to begin with"""
 
 
-# ---------------------------------------------------------------- environments
-
-
-def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
-    """`num_envs` environments stepped together: the native vector version where there is one, else a SyncVectorEnv.
-
-    Autoreset is NEXT_STEP: after an episode's end `obs` is its true last observation, and the step after it only resets
-    (action ignored, reward 0). That step is left out of every loss and statistic.
-    """
-    return gym.make_vec(env_id, num_envs)
-
-
-# ---------------------------------------------------------------- networks
+# ================================ the algorithm ================================
 
 
 class RunningStats(nn.Module):
-    """Mean and variance of all that was seen so far; buffers, so that they are saved with the network."""
+    """Mean and variance of everything seen so far: buffers, so they are saved with the network."""
 
     def __init__(self, *shape: int):
         super().__init__()
-        self.mean, self.var, self.count = map(nn.Buffer, (torch.zeros(shape), torch.ones(shape), torch.tensor(0)))
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.var = nn.Buffer(torch.ones(shape))
+        self.count = nn.Buffer(torch.tensor(0))
 
     def update(self, x: Tensor) -> None:
-        """Merge in x (n, *shape), n ≥ 1 (Chan et al. 1979)."""
+        """Merge in x (n, *shape), n ≥ 1; Chan et al. 1979. The first x replaces what was there."""
         self.count += len(x)
-        weight, delta = len(x) / self.count.item(), x.mean(0) - self.mean
+        weight = len(x) / self.count.item()  # share of x in everything, itself included
+        delta = x.mean(0) - self.mean
         self.mean += weight * delta
+        # The variance of a mixture of two groups whose means lie delta apart.
         self.var += weight * (x.var(0, correction=0) - self.var + (1 - weight) * delta.square())
 
     def std(self) -> Tensor:
-        return (self.var + 1e-8).sqrt()
+        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
+        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
 
 
-def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
-    """Two hidden layers of 64 SiLU units; orthogonal weights, the last layer's scaled by `gain`."""
-    net = nn.Sequential(nn.Linear(num_inputs, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, num_outputs))
-    for layer, scale in zip(net[::2], (2**0.5, 2**0.5, gain)):
-        nn.init.orthogonal_(layer.weight, scale)
+def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
+    """Two hidden layers of 64 SiLU units. `last_gain` scales the last layer's initial weights."""
+    net = nn.Sequential(
+        nn.Linear(num_inputs, 64),
+        nn.SiLU(),
+        nn.Linear(64, 64),
+        nn.SiLU(),
+        nn.Linear(64, num_outputs),
+    )
+    linear_layers = net[::2]
+    gains = [2**0.5, 2**0.5, last_gain]
+    for layer, gain in zip(linear_layers, gains):
+        nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
     return net
 
 
 class Agent(nn.Module):
-    """Actor, critic, and the statistics that scale what they see; x below is a normalised observation (..., obs_dim).
+    """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
 
-    Observations: a Box of shape (obs_dim,). Actions: Discrete, or a bounded Box of shape (act_dim,), where the policy
-    is a Gaussian in units in which the bounds are [−1, 1]; its σ is a parameter, the same in every state.
+    Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
+    Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
     """
 
     def __init__(self, observation_space: Box, action_space: Discrete | Box):
         super().__init__()
+        obs_dim = observation_space.shape[0]
         self.discrete = isinstance(action_space, Discrete)
-        obs_dim, num_outputs = observation_space.shape[0], action_space.n if self.discrete else action_space.shape[0]
-        self.actor = mlp(obs_dim, int(num_outputs), 0.01)
-        self.critic = nn.Sequential(*mlp(obs_dim, 1, 1.0), nn.Flatten(-2))  # V_φ(s): (..., N, obs_dim) to (..., N)
-        self.obs_stats, self.return_stats = RunningStats(obs_dim), RunningStats()
-        self.log_std = nn.Parameter(torch.full((int(num_outputs),), -0.5))  # without a gradient if Discrete
-        low, high = (action_space.start, 0) if self.discrete else (action_space.low, action_space.high)
-        self.low, self.high = nn.Buffer(torch.tensor(low)), nn.Buffer(torch.tensor(high))
+        if self.discrete:
+            num_outputs = int(action_space.n)
+            low = action_space.start  # the first action's number, which need not be 0
+            high = low  # not used, but exported
+        else:
+            num_outputs = action_space.shape[0]
+            low = action_space.low
+            high = action_space.high
+        self.actor = mlp(obs_dim, num_outputs, last_gain=0.01)
+        self.critic = mlp(obs_dim, 1, last_gain=1.0)
+        self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
+        self.obs_stats = RunningStats(obs_dim)
+        self.discounted_sum_stats = RunningStats()
+        self.low = nn.Buffer(torch.tensor(low))
+        self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std()
 
-    def sample(self, x: Tensor) -> Tensor:
-        """a ~ π_θ(·|s), (...) or (..., act_dim)."""
-        out = self.actor(x)
-        if self.discrete:  # Gumbel-max: argmax_a(z_a + g_a) is softmax-distributed if g = −log Exponential(1)
-            return (out - torch.empty_like(out).exponential_().log_()).argmax(-1)
+    def value(self, x: Tensor) -> Tensor:
+        """V_φ(s), (...)."""
+        return self.critic(x).squeeze(-1)
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
+        if self.discrete:
+            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
+            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            gumbel = -torch.empty_like(out).exponential_().log()
+            return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
 
-    def log_prob(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """log π_θ(a|s) and the entropy of π_θ(·|s), both (...), of the actor's outputs (..., num_outputs)."""
-        return softmax_policy(out, action) if self.discrete else gaussian_policy(out, self.log_std, action)
+    def log_prob_and_entropy(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log π_θ(a|s) and H(π_θ(·|s)), both (...), from the actor's outputs."""
+        if self.discrete:
+            return softmax_policy(out, action)
+        return gaussian_policy(out, self.log_std, action)
 
     def to_env(self, action: Tensor) -> np.ndarray:
-        """Actions as the environment takes them: counted from the space's start, or clipped and scaled to bounds."""
-        above_low = action if self.discrete else (action.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
-        return (self.low + above_low).cpu().numpy()
-
-    def export(self) -> dict:
-        """The deterministic policy as plain data, to be read by `load_policy`."""
-        layers, stats = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]], self.obs_stats
-        net = {"layers": layers, "activation": "silu", "head": "argmax" if self.discrete else "clip"}
-        return {**net, "obs_mean": stats.mean, "obs_var": stats.var, "low": self.low, "high": self.high}
-
-
-# ---------------------------------------------------------------- the mathematics
+        """Turn actions into the environment's: Box actions are clipped and scaled to the bounds."""
+        if self.discrete:
+            env_action = self.low + action
+        else:
+            share = (action.clamp(-1, 1) + 1) / 2  # 0 at the lower bound, 1 at the upper
+            env_action = self.low + share * (self.high - self.low)
+        return env_action.cpu().numpy()
 
 
 def softmax_policy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (...) of logits z (..., num_actions) and actions (...)."""
+    """Log-probability and entropy (...) of actions (...) under logits (..., num_actions)."""
     log_p = logits.log_softmax(-1)  # [softmax-policy] log π(a|s) = z_a − log Σ_b exp z_b
-    return log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+    log_prob = log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return log_prob, entropy
 
 
 def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (...) of means and actions (..., act_dim), log_std (act_dim,)."""
-    log_prob = -((action - mean) / log_std.exp()).square() / 2 - log_std - np.log(2 * np.pi) / 2  # [gaussian-policy]
-    return log_prob.sum(-1), (log_std + np.log(2 * np.pi * np.e) / 2).sum().expand(log_prob.shape[:-1])
+    """Log-probability and entropy (...) of actions (..., act_dim) under means (..., act_dim)."""
+    z = (action - mean) / log_std.exp()
+    # [gaussian-policy] log N(a_i; μ_i, σ_i) for each dimension i of the action
+    log_density = -z.square() / 2 - log_std - np.log(2 * np.pi) / 2
+    log_prob = log_density.sum(-1)
+    entropy = (log_std + np.log(2 * np.pi * np.e) / 2).sum()  # the same in every state
+    return log_prob, entropy.expand(log_prob.shape)
 
 
-def gae(reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimate (T, N) of rewards (T, N) and values (T+1, N); Schulman et al. 2016, eq. 16.
+def gae(
+    reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
-    A terminated episode has no value after it; a truncated one is bootstrapped with the value of its last observation.
-    The sum over l stops at either.
+    A terminated episode has no value after it. A truncated one is bootstrapped with the value of
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. A step
+    that only resets gets a meaningless advantage: the step before it, an end, adds none of it, and
+    the losses leave it out.
     """
-    delta = reward + gamma * value[1:] * ~terminated - value[:-1]  # [td-error] (T, N)
-    decay = gamma * lam * (~(terminated | truncated)).to(delta)  # (T, N)
-    advantage, carry = torch.empty_like(delta), torch.zeros_like(delta[0])
+    has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
+    goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
+    delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
+    decay = gamma * lam * goes_on
+    advantage = torch.zeros_like(delta)
+    later = torch.zeros_like(delta[0])  # Â_{t+1}, (N,)
     for t in reversed(range(len(delta))):
-        advantage[t] = carry = delta[t] + decay[t] * carry  # [gae] Â_t = δ_t + γλ Â_{t+1} (N,)
+        advantage[t] = delta[t] + decay[t] * later  # [gae] Â_t = δ_t + γλ Â_{t+1}
+        later = advantage[t]
     return advantage
 
 
-def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_coef: float) -> tuple[Tensor, dict]:
-    """Clipped surrogate, negated, of a minibatch (B,), and what to log of it; Schulman et al. 2017, eq. 7."""
-    ratio = (log_prob - old_log_prob).exp()  # [surrogate] r_t(θ) = π_θ(a_t|s_t) / π_θk(a_t|s_t) (B,)
-    loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantage).mean()  # [clip]
-    approx_kl = (ratio - 1 - (log_prob - old_log_prob)).mean()  # of KL(π_θk ‖ π_θ), never negative (Schulman's k3)
-    clipfrac = ((ratio - 1).abs() > clip_coef).float().mean()
-    return loss, {"losses/policy_loss": loss, "losses/approx_kl": approx_kl, "losses/clipfrac": clipfrac}
+def policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
+    """The clipped surrogate, negated, of a minibatch (B,); Schulman et al. 2017, eq. 7.
+
+    Where Â > 0, raising the ratio beyond 1 + ε gains nothing; where Â < 0, lowering it below 1 − ε
+    gains nothing. There the gradient is 0. A ratio that has moved the wrong way keeps its gradient,
+    as the minimum is then the unclipped term: so a mistake is undone.
+    """
+    clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    return -torch.min(ratio * advantage, clipped_ratio * advantage).mean()  # [clip]
 
 
-def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip_coef: float | None) -> Tensor:
-    """Half the mean squared error of values (B,); with `clip_coef` nothing is gained by moving further than it."""
-    error = (value - target).square()
-    if clip_coef is not None:
-        error = torch.max(error, (old_value + (value - old_value).clamp(-clip_coef, clip_coef) - target).square())
+def value_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared error of values (B,)."""
+    return 0.5 * (value - target).square().mean()
+
+
+def clipped_value_loss(
+    value: Tensor, old_value: Tensor, target: Tensor, clip_coef: float
+) -> Tensor:
+    """The value loss, where moving further than clip_coef from the old value gains nothing."""
+    clipped_value = old_value + (value - old_value).clamp(-clip_coef, clip_coef)
+    error = torch.max((value - target).square(), (clipped_value - target).square())
     return 0.5 * error.mean()
 
 
-def ppo_loss(agent: Agent, minibatch: list[Tensor], args: Args) -> tuple[Tensor, dict]:
-    """−L(θ, φ) of a minibatch of B steps, and what to log of it."""
-    x, action, old_log_prob, old_value, advantage, target = minibatch  # (B, ...)
-    log_prob, entropy = agent.log_prob(agent.actor(x), action)
-    if args.norm_adv:  # a single step's becomes 0, not NaN
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-    pg_loss, metrics = policy_loss(log_prob, old_log_prob, advantage, args.clip_coef)
-    v_loss = value_loss(agent.critic(x), old_value, target, args.clip_coef if args.clip_vloss else None)
-    loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy.mean()
-    return loss, {**metrics, "losses/value_loss": v_loss, "losses/entropy": entropy.mean()}
-
-
-# ---------------------------------------------------------------- rollout
-
-
 @torch.no_grad()
-def collect(envs: gym.vector.VectorEnv, agent: Agent, num_steps: int, gamma: float, seed: int):
-    """Run the agent for ever; every T = num_steps steps yields, as tensors on its device,
+def approx_kl(log_ratio: Tensor) -> Tensor:
+    """Estimate KL(π_θk ‖ π_θ) = E[−log ρ], in nats, from log ρ_t (B,) of actions of π_θk.
 
-    obs (T+1, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward, terminated, truncated, valid (T, N),
-    where valid is False if the environment was only being reset; discounted (T, N), the discounted sum of an episode's
-    rewards so far, c_t = r_t + γ c_{t−1}; and a list of (return, length) of the episodes that ended. What is nothing
-    but resets, which a rollout of one step can be, is passed over.
-    Only actions are computed here: log-probabilities and values of the whole rollout come from one forward later.
-    Each of WORLD ranks draws actions for all of them and takes its own, so that they stay alike in what they draw.
+    A term −log ρ can be negative. Adding ρ − 1, whose mean is 0, makes every term ≥ 0.
     """
-    obs, _ = envs.reset(seed=seed + RANK * envs.num_envs)
-    done, (returns, lengths, discounted) = np.zeros(envs.num_envs, dtype=bool), np.zeros((3, envs.num_envs))
-    while True:
-        observations, actions, outcomes, episodes = [], [], [], []
-        for _ in range(num_steps):
-            observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
-            actions.append(agent.sample(agent.normalize(observations[-1]).expand(WORLD, -1, -1))[RANK])
-            valid = ~done
-            obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
-            done = terminated | truncated
-            returns, lengths, discounted = returns + reward, lengths + valid, reward + gamma * discounted * valid
-            outcomes.append((reward.astype(np.float32), terminated, truncated, valid, discounted.astype(np.float32)))
-            episodes += zip(returns[done].tolist(), lengths[done].tolist())
-            returns[done] = lengths[done] = 0
-        observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
-        columns = (torch.as_tensor(np.stack(column), device=agent.low.device) for column in zip(*outcomes))
-        if any(valid.any() for *_, valid, _ in outcomes):
-            yield torch.stack(observations), torch.stack(actions), *columns, episodes
+    return (log_ratio.exp() - 1 - log_ratio).mean()
 
 
-# ---------------------------------------------------------------- evaluation and files
+@dataclass
+class Rollout:
+    """T steps in each of N environments, as tensors on the agent's device."""
+
+    obs: Tensor  # (T+1, N, obs_dim)
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: the log-probability is of this one
+    reward: Tensor  # (T, N)
+    terminated: Tensor  # (T, N)
+    truncated: Tensor  # (T, N)
+    valid: Tensor  # (T, N), False for a step that only reset the environment
+    discounted_sum: Tensor  # (T, N), of rewards so far: c_t = r_t + γ c_{t−1}
+    episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
-def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Undiscounted return (N,) of one episode in each of N environments, which are then closed.
+class Collector:
+    """Runs the agent in N environments, T steps at a time, and remembers where they are.
 
-    `act` takes observations (N, obs_dim) to actions (N, ...). One episode each, because to take the first N that end
-    would favour short ones.
+    Autoreset, in one environment whose episode is truncated after three steps:
+
+        t               0      1      2      3       4
+        obs[t]          s_0    s_1    s_2    s_3     s_0'    s_3: the true last observation
+        reward[t]       r_0    r_1    r_2    0       r_0'
+        truncated[t]                  True
+        valid[t]        True   True   True   False   True    step 3 only resets; no loss sees it
+
+    The value of obs[3] bootstraps step 2.
     """
-    obs, returns, running = envs.reset(seed=seed)[0], np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
+
+    def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, gamma: float, seed: int):
+        self.envs = envs
+        self.agent = agent
+        self.device = device
+        self.gamma = gamma
+        self.obs, _ = envs.reset(seed=seed)  # (N, obs_dim)
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.discounted_sum = np.zeros(envs.num_envs)
+        self.episode_return = np.zeros(envs.num_envs)
+        self.episode_length = np.zeros(envs.num_envs, dtype=int)
+
+    @torch.no_grad()
+    def collect(self, num_steps: int) -> Rollout:
+        """Run T = num_steps steps. Only actions are computed here: values and log-probabilities of
+        the whole rollout come later, from one forward pass.
+        """
+        shape = (num_steps, self.envs.num_envs)
+        obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
+        reward = np.zeros(shape)
+        terminated = np.zeros(shape, dtype=bool)
+        truncated = np.zeros(shape, dtype=bool)
+        valid = np.zeros(shape, dtype=bool)
+        discounted_sum = np.zeros(shape)
+        actions = []
+        episodes = []
+        for t in range(num_steps):
+            obs[t] = self.obs
+            x = self.agent.normalize(self.to_tensor(obs[t]))
+            action = self.agent.sample(self.agent.actor(x))
+            actions.append(action)
+            valid[t] = ~self.done
+            env_action = self.agent.to_env(action)
+            self.obs, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
+            self.done = terminated[t] | truncated[t]
+
+            # In a step that only resets reward and valid are 0, and so is the sum.
+            self.discounted_sum = reward[t] + self.gamma * self.discounted_sum * valid[t]
+            discounted_sum[t] = self.discounted_sum
+            self.episode_return += reward[t]
+            self.episode_length += valid[t]
+            for n in np.flatnonzero(self.done):
+                episodes.append((float(self.episode_return[n]), int(self.episode_length[n])))
+                self.episode_return[n] = 0
+                self.episode_length[n] = 0
+        obs[num_steps] = self.obs
+        if not valid.any():  # with T = 1, all may have been resetting: no step, no episode's end
+            return self.collect(num_steps)
+        return Rollout(
+            obs=self.to_tensor(obs),
+            action=torch.stack(actions),
+            reward=self.to_tensor(reward.astype(np.float32)),
+            terminated=self.to_tensor(terminated),
+            truncated=self.to_tensor(truncated),
+            valid=self.to_tensor(valid),
+            discounted_sum=self.to_tensor(discounted_sum.astype(np.float32)),
+            episodes=episodes,
+        )
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+
+def train(args: Args, checkpoint: dict | None = None) -> None:
+    """Train as the docstring at the top says; its numbers stand in the loop.
+
+    The GPU is waited for at every environment step (to_env), wherever [valid] has to know its size,
+    in RunningStats.update, in the test of --target-kl and in run.log, but never in a minibatch.
+    """
+    check(args)
+    device = set_up(args)
+    envs = make_envs(args.env_id, args.num_envs)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    if args.ent_coef is None:
+        args.ent_coef = 0.003 if agent.discrete else 0.0
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    if args.compile:
+        agent.actor.compile()
+        agent.critic.compile()
+    # If there is a checkpoint, Run restores agent and optimizer. New episodes begin, of a new seed.
+    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
+    env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
+    collector = Collector(envs, agent, device, args.gamma, env_seed)
+
+    while not run.finished():
+        lr = args.learning_rate
+        if args.anneal_lr:
+            lr *= 1 - run.count.global_step / args.total_timesteps
+        optimizer.param_groups[0]["lr"] = lr
+
+        # 1. Run the policy for T steps in N environments.
+        rollout = collector.collect(args.num_steps)
+        valid = rollout.valid
+        x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
+        reward = rollout.reward
+        if args.norm_reward:  # unlike those of observations, these statistics include this rollout
+            agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
+            reward = reward / agent.discounted_sum_stats.std()
+
+        # 2. Remember the policy that acted.
+        with torch.no_grad():
+            old_out = agent.actor(x[:-1])
+            old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
+            old_value = agent.value(x[:-1])  # (T, N)
+
+        # 3. K epochs of minibatch steps on this one rollout, of which M steps are valid.
+        batch_x = x[:-1][valid]  # (M, obs_dim)
+        batch_action = rollout.action[valid]  # (M,) or (M, act_dim)
+        batch_old_log_prob = old_log_prob[valid]  # (M,)
+        batch_old_value = old_value[valid]
+        for _ in range(args.update_epochs):
+            with torch.no_grad():
+                value = agent.value(x)  # (T+1, N)
+            advantage = gae(
+                reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
+            )  # (T, N)
+            batch_advantage = advantage[valid]
+            batch_target = (advantage + value[:-1])[valid]
+            shuffled = torch.randperm(len(batch_x), device=device)
+            for mb in shuffled.chunk(args.num_minibatches):  # indices (B,), B ≈ M / num_minibatches
+                out = agent.actor(batch_x[mb])
+                log_prob, entropy = agent.log_prob_and_entropy(out, batch_action[mb])  # (B,)
+                log_ratio = log_prob - batch_old_log_prob[mb]
+                ratio = log_ratio.exp()  # [surrogate] ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
+                mb_advantage = batch_advantage[mb]
+                if args.norm_adv:  # a minibatch of one step gets 0, not NaN
+                    centred = mb_advantage - mb_advantage.mean()
+                    mb_advantage = centred / (mb_advantage.std(correction=0) + 1e-8)
+                pg_loss = policy_loss(ratio, mb_advantage, args.clip_coef)
+                v = agent.value(batch_x[mb])
+                if args.clip_vloss:
+                    v_loss = clipped_value_loss(
+                        v, batch_old_value[mb], batch_target[mb], args.clip_coef
+                    )
+                else:
+                    v_loss = value_loss(v, batch_target[mb])
+                loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy.mean()
+
+                optimizer.zero_grad()
+                loss.backward()
+                grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                optimizer.step()
+
+                run.metric("losses/policy_loss", pg_loss)
+                run.metric("losses/value_loss", v_loss)
+                run.metric("losses/entropy", entropy.mean())
+                run.metric("losses/approx_kl", approx_kl(log_ratio))
+                run.metric("losses/clipfrac", ((ratio - 1).abs() > args.clip_coef).float().mean())
+                run.metric("losses/grad_norm", grad_norm)
+            if args.target_kl is not None:
+                with torch.no_grad():
+                    log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
+                if approx_kl(log_prob - batch_old_log_prob) > args.target_kl:
+                    break
+
+        # 4. Update the observation statistics; log; save when it is time. The statistics must not
+        # change between the sampling of actions and the x above, or ρ_t would not start at 1.
+        if args.norm_obs:
+            agent.obs_stats.update(rollout.obs[:-1][valid])
+        # How much of the last epoch's targets did the critic explain before the first epoch?
+        unexplained = (batch_target - batch_old_value).var(correction=0)
+        explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
+        run.metric("losses/explained_variance", explained_variance)
+        run.metric("charts/learning_rate", lr)
+        run.log(int(valid.sum()), rollout.episodes)
+
+    run.finish(export(agent))
+
+
+# ============ the rest is not the algorithm, and can be skipped ============
+
+# ---------------------------------------------------------------- what only this script needs
+
+# The flags whose values must be at least 0, and at least 1; see check.
+AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"]
+AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs"]
+AT_LEAST_1 += ["eval_episodes"]
+
+
+def check_own(args: Args, env: gym.Env) -> None:
+    """What only this script asks of its arguments and of the environment."""
+    steps = args.num_envs * args.num_steps
+    size = f"a rollout, --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
+    if args.total_timesteps < steps:
+        fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
+    if steps % args.num_minibatches != 0:
+        fail(f"--num-minibatches {args.num_minibatches} does not divide {size}")
+    action = env.action_space
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
+    if not flat_box and not isinstance(action, Discrete):
+        fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
+
+
+def set_threads() -> None:
+    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def export(agent: Agent) -> dict:
+    """The deterministic policy as plain data, for load_policy."""
+    return {
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "activation": "silu",
+        "head": "argmax" if agent.discrete else "clip",
+        "obs_mean": agent.obs_stats.mean,
+        "obs_var": agent.obs_stats.var,
+        "low": agent.low,
+        "high": agent.high,
+    }
+
+
+# ---------------------------------------------------------------- the same in every script
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Make environments that step together: gymnasium's native vector version if there is one.
+
+    Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
+    observation. The step after it only resets: its action is ignored, its reward is 0.
+    """
+    return gym.make_vec(env_id, num_envs)
+
+
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+
+    `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
+    episode, because the first N episodes to end would be the short ones.
+    """
+    obs, _ = envs.reset(seed=seed)
+    returns = np.zeros(envs.num_envs)
+    running = np.ones(envs.num_envs, dtype=bool)
     while running.any():
-        obs, reward, terminated, truncated, _ = envs.step(act(obs))
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
     envs.close()
@@ -361,289 +594,291 @@ def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
 
 
 def load_policy(path: str | Path):
-    """The policy of a policy.pt, of whichever script: raw observations (N, obs_dim) to environment actions (N, ...).
+    """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    A file that carries code instead of data is refused (pickle.UnpicklingError).
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Raises pickle.UnpicklingError for a file that carries code.
     """
-    p = torch.load(path, map_location="cpu", weights_only=True)
-    functions = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh, "clip": nn.functional.hardtanh}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
+    obs_var = saved["obs_var"]
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    hidden_layers = saved["layers"][:-1]
+    last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
-        x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / (p["obs_var"] + 1e-8).sqrt()
-        for i, (weight, bias) in enumerate(p["layers"]):
-            x = (functions[p["activation"]](x) if i else x) @ weight.T + bias
-        if p["head"] == "argmax":
-            return (p["low"] + x.argmax(-1)).numpy()
-        return (p["low"] + (functions[p["head"]](x) + 1) / 2 * (p["high"] - p["low"])).numpy()
+        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (x - saved["obs_mean"]) / obs_std
+        for weight, bias in hidden_layers:
+            x = activation(x @ weight.T + bias)
+        out = x @ last_weight.T + last_bias
+        if saved["head"] == "argmax":
+            return (saved["low"] + out.argmax(-1)).numpy()
+        squashed = out.tanh() if saved["head"] == "tanh" else out.clamp(-1, 1)
+        return (saved["low"] + (squashed + 1) / 2 * (saved["high"] - saved["low"])).numpy()
 
     return policy
 
 
+TRAINING = 0  # what a seed is for
+EVALUATION = 1
+ACTIONS = 2
+
+
 def derive_seed(*numbers: int) -> int:
-    """A 31-bit seed; runs whose --seed are neighbours get environments that have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam, less decorators that serve torch.compile: they import torch._dynamo, which takes a second."""
+    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
 
-    add_param_group, state_dict = map(inspect.unwrap, (torch.optim.Adam.add_param_group, torch.optim.Adam.state_dict))
+    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
+    torch._dynamo, which takes that second; here the methods go without them.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
-# ---------------------------------------------------------------- the run
+@dataclass
+class Count:
+    """How far a run has come."""
+
+    global_step: int = 0  # environment steps; a step that only resets is none
+    episodes: int = 0
+    wall_s: float = 0.0  # seconds of training
+    sps: int = 0  # steps a second
+    solved_at_step: int | None = None
+    solved_at_s: float | None = None
 
 
 class Run:
-    """A run's folder, counters, logs and checkpoints, and its orderly end.
+    """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    `parts` are what a checkpoint holds beside the counters and the random state: anything with a state_dict.
+    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
     """
 
-    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device: torch.device, checkpoint: dict | None, **parts):
-        self.args, self.envs, self.device, self.parts, self.interrupted_by = args, envs, device, parts, 0
-        self.count, self.last100 = {"global_step": 0, "episodes": 0, "solved_at_step": None, "solved_at_s": None}, []
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, checkpoint, **parts):
+        self.args = args
+        self.envs = envs
+        self.device = device
+        self.parts = parts
+        self.count = Count()
+        self.last100 = []  # returns of the last 100 episodes
+        self.metrics = {}  # tag → values since the last log line
+        self.interrupted_by = 0  # number of a signal
+        self.last_save = 0.0
         if checkpoint:
-            self.count, self.last100 = checkpoint["count"], checkpoint["last100"]
-            for name, part in parts.items():
-                part.load_state_dict(checkpoint[name])
-            torch.set_rng_state(checkpoint["rng"])
-            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][: torch.cuda.device_count()])
-        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace(":", "-")
+            self.restore(checkpoint)
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
-        if (self.dir / "summary.json").exists() and not self.unfinished():
-            print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
-            sys.exit(0)
+        if (self.dir / "summary.json").exists() and self.finished():
+            print(f"{self.dir} is finished, at step {self.count.global_step:,}")
+            sys.exit(0)  # with a larger --total-timesteps it would go on
         self.dir.mkdir(parents=True, exist_ok=True)
-        commit = os.popen(f'git -C "{Path(__file__).parent}" rev-parse HEAD 2>{os.devnull}').read().strip()
-        config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit or None}
-        config["versions"] = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-        (self.dir / "config.json").write_text(json.dumps(config, indent=2))
+        (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
             import wandb
 
-            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": self.dir}
-            wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
-        self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
-        self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
-        self.started = time.perf_counter() - self.count.get("wall_s", 0)
+            where = {
+                "project": args.wandb_project_name,
+                "entity": args.wandb_entity,
+                "dir": self.dir,
+            }
+            identity = {"id": self.dir.name, "resume": "allow", "config": asdict(args)}
+            wandb.init(**where, **identity, sync_tensorboard=True)
+        step = self.count.global_step
+        purge_step = step + 1 if checkpoint else None  # drop what was logged after the checkpoint
+        self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
+        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
         self.save()
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C or SIGTERM: end in good order after the present iteration; the same again ends at once."""
+        """Ctrl-C or SIGTERM: end in good order after this iteration. A second one ends at once."""
         self.interrupted_by = number
         signal.signal(number, signal.SIG_DFL)
 
     def reached(self, target: float | None) -> bool:
-        """Whether the mean return of the last 100 episodes has reached the target, if there is one."""
+        """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
-    def unfinished(self) -> bool:
-        return self.count["global_step"] < self.args.total_timesteps and not self.reached(self.args.target_return)
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
 
-    def log(self, steps: int, episodes: list, metrics: dict[str, float]) -> None:
-        """Count an iteration's steps and finished episodes, log its metrics, save when it is time to."""
-        step, seconds = self.count["global_step"] + steps, time.perf_counter() - self.started
-        self.count |= {"global_step": step, "wall_s": seconds, "episodes": self.count["episodes"] + len(episodes)}
-        self.last100 = (self.last100 + [episode_return for episode_return, _ in episodes])[-100:]
-        goal = self.envs.spec.reward_threshold if self.args.target_return is None else self.args.target_return
-        if self.count["solved_at_step"] is None and self.reached(goal):
-            self.count |= {"solved_at_step": step, "solved_at_s": seconds}
-        metrics["charts/SPS"] = self.count["sps"] = round(step / seconds)
+    def metric(self, tag: str, value: Tensor | float) -> None:
+        """Collect a value. The next log line has the mean of what was collected under each tag."""
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+        self.metrics.setdefault(tag, []).append(value)
+
+    def log(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Count steps and finished episodes (return, length); log; save when it is time.
+
+        A value that is not finite stops the run.
+        """
+        count = self.count
+        count.global_step += num_steps
+        count.episodes += len(episodes)
+        count.wall_s = time.perf_counter() - self.started
+        count.sps = round(count.global_step / count.wall_s)
+        self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if count.solved_at_step is None and self.reached(solved_return):
+            count.solved_at_step = count.global_step
+            count.solved_at_s = count.wall_s
+
+        self.metric("charts/SPS", count.sps)
         if episodes:
-            metrics["charts/episodic_return"], metrics["charts/episodic_length"] = np.mean(episodes, axis=0)
-            self.bar.set_postfix_str(f"return {metrics['charts/episodic_return']:.1f}", refresh=False)
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
-            if not np.isfinite(value):
+            mean_return, mean_length = np.mean(episodes, axis=0)
+            self.metric("charts/episodic_return", mean_return)
+            self.metric("charts/episodic_length", mean_length)
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+        means = [torch.stack(values).mean() for values in self.metrics.values()]
+        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
+        for tag, mean in zip(self.metrics, means):
+            self.writer.add_scalar(tag, mean, count.global_step)
+            if not np.isfinite(mean):
                 self.writer.close()
-                sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
-        self.bar.update(min(step, self.args.total_timesteps) - self.bar.n)
-        if time.perf_counter() - self.saved > self.args.checkpoint_interval:
+                kept = f"stopped; {self.dir} keeps its last checkpoint"
+                sys.exit(f"{tag} became {mean} at step {count.global_step:,}: {kept}")
+        self.metrics = {}
+        self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt, first under another name: a kill leaves the old or the new one, never half of one."""
+        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one."""
         self.writer.flush()
-        state = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
-        state |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state["script"] = SCRIPT
+        state["env_id"] = self.args.env_id
+        state["count"] = asdict(self.count)
+        state["last100"] = self.last100
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
         torch.save(state, self.dir / "checkpoint.tmp")
         os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
-        self.saved = time.perf_counter()
+        self.last_save = time.perf_counter()
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go on from a checkpoint. Environments cannot be restored: new episodes begin."""
+        self.count = Count(**checkpoint["count"])
+        self.last100 = checkpoint["last100"]
+        for name, part in self.parts.items():
+            part.load_state_dict(checkpoint[name])
+        torch.set_rng_state(checkpoint["rng"])
+        num_gpus = torch.cuda.device_count()  # there may be fewer now
+        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
 
     def finish(self, policy: dict) -> None:
-        """Save; then, unless interrupted, evaluate the exported policy and write summary.json."""
+        """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
         self.save()
         self.bar.close()
-        args, count, seed = self.args, self.count, derive_seed(self.args.seed, 1)
+        args = self.args
+        count = self.count
         if self.interrupted_by:
-            print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
+            print(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
             sys.exit(128 + self.interrupted_by)
-        spaces = {name: str(getattr(self.envs, f"single_{name}")) for name in ("observation_space", "action_space")}
-        torch.save({"env_id": args.env_id, **spaces, **policy}, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")
+        policy["env_id"] = args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        torch.save(policy, self.dir / "policy.pt")
+        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
+        seed = derive_seed(args.seed, EVALUATION)
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
-        self.writer.add_scalar("eval/episodic_return", returns.mean(), count["global_step"])
+        mean = returns.mean()
+        std = returns.std()
+        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
         self.writer.close()
-        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
-        summary |= {"eval_return_mean": returns.mean(), "eval_return_std": returns.std(), "eval_episodes": len(returns)}
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["eval_return_mean"] = mean
+        summary["eval_return_std"] = std
+        summary["eval_episodes"] = len(returns)
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
-        result = f"{args.env_id}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
-        print(f"{result}; {count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}; {self.dir}")
+        cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
+        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
+        print(f"{args.env_id}: {result}; {cost}; {self.dir}")
         if args.capture_video:
-            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"), name_prefix="evaluation")]
-            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array"), seed)
+            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"))]
+            envs = gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array")
+            evaluate(act, envs, seed)
 
 
-# ---------------------------------------------------------------- command line
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
+    return {**config, "versions": versions}
 
 
-def require(condition: bool, message: str) -> None:
+def set_up(args: Args) -> torch.device:
+    """Choose threads and device; seed torch."""
+    set_threads()
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return device
+
+
+def fail(message: str) -> NoReturn:
     """Bad input: one line on stderr and exit status 2."""
-    if not condition:
-        print(f"{SCRIPT}.py: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_args() -> tuple[Args, dict | None]:
-    """The command line; with --resume, laid over the arguments of the run it continues, and that run's checkpoint."""
+    """Read the command line; with --resume, that run's arguments and checkpoint, too."""
+    args = tyro.cli(Args)
+    if args.resume is None:
+        return args, None
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            args, checkpoint = tyro.cli(Args), None
-            if args.resume:
-                config = json.loads(Path(args.resume, "config.json").read_text())
-                checkpoint = dict(torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True))
-                args = tyro.cli(Args, default=Args(**config["args"] | {"resume": args.resume}))
-    except SystemExit as stop:  # tyro draws a box around what is wrong
-        require(not stop.code, stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))))
-        raise
+        config = json.loads(Path(args.resume, "config.json").read_text())
+        checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True)
+        made_by = (checkpoint["script"], checkpoint["env_id"])
+        saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
-        require(False, f"--resume {args.resume} holds no run of {SCRIPT}.py to continue ({type(error).__name__})")
+        fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
+    # Read it again: what is not given now is as it was in that run.
+    args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
+    if made_by != (SCRIPT, args.env_id):
+        fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     return args, checkpoint
 
 
-def check(args: Args, checkpoint: dict | None) -> None:
-    """All that can be wrong with the arguments, found before anything is written."""
-    whole = ("total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs", "eval_episodes")
-    for name in (*whole, "seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"):
-        least, value = int(name in whole), getattr(args, name)
-        require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    steps = args.num_envs * args.num_steps
-    require(args.num_envs % WORLD == 0, f"--num-envs {args.num_envs} cannot be divided among {WORLD} ranks")
-    rollout = f"a rollout of --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
-    require(args.total_timesteps >= steps, f"--total-timesteps {args.total_timesteps} is less than {rollout}")
-    require(steps % args.num_minibatches == 0, f"--num-minibatches {args.num_minibatches} does not divide {rollout}")
-    ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
-    require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
-    taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
-    require(not taken, f"--run-dir {args.run_dir} holds a run: continue it with --resume, or name another folder")
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name in AT_LEAST_0 + AT_LEAST_1:
+        least = 1 if name in AT_LEAST_1 else 0
+        value = getattr(args, name)
+        if not value >= least:  # which a NaN is not, either
+            fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
+        fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")
     try:
         env = gym.make(args.env_id)
-    except Exception as error:  # gymnasium's or an import's
-        require(False, f"--env-id {args.env_id}: {error}")
-    obs, action = env.observation_space, env.action_space
-    require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
-    known = isinstance(action, Discrete) or isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
-    require(known, f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
-
-
-# ---------------------------------------------------------------- data parallel, under torchrun
-
-
-def gather(rollouts, run: Run):
-    """Each rollout joined with those of the other ranks, (T, N), so that what is computed of it is the same on all.
-
-    A signal to any rank is told with the next rollout, and ends all of them after the same iteration.
-    """
-    distributed.init_process_group()
-    signals = {run.interrupted_by}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.add(number))
-    for *columns, episodes in rollouts:
-        mine = (*(column.cpu() for column in columns), episodes, signals)
-        distributed.all_gather_object(ranks := [None] * WORLD, mine)
-        *columns, episodes, received = zip(*ranks)
-        run.interrupted_by = max(set().union(*received))
-        yield *(torch.cat([part.to(run.device) for part in column], 1) for column in columns), sum(episodes, [])
-
-
-def average_gradients(agent: Agent, steps: int) -> None:
-    """Give every rank the mean of the ranks' gradients, each weighted with how many steps it is the mean of."""
-    grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
-    flat = steps * nn.utils.parameters_to_vector([*grads, grads[0].new_ones(1)])
-    distributed.all_reduce(flat)
-    nn.utils.vector_to_parameters(flat[:-1] / flat[-1], grads)
-
-
-# ---------------------------------------------------------------- training
-
-
-def train(args: Args, checkpoint: dict | None = None) -> None:
-    if RANK:  # the first alone logs and saves; the others' files go with them
-        args = replace(args, run_dir=(_own := TemporaryDirectory()).name, resume=None, track=False)
-    check(args, checkpoint)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # a second gains nothing with 64 units
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
-    cuda = args.cuda and torch.cuda.is_available()
-    device = torch.device(f"cuda:{RANK % torch.cuda.device_count()}" if cuda else "cpu")
-    torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
-    torch.manual_seed(args.seed)
-    envs = make_envs(args.env_id, args.num_envs // WORLD)
-    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    args.ent_coef = (0.003 if agent.discrete else 0.0) if args.ent_coef is None else args.ent_coef
-    optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
-    loss_of = torch.compile(ppo_loss) if args.compile else ppo_loss
-    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
-    rollouts = collect(envs, agent, args.num_steps, args.gamma, derive_seed(args.seed, 0, run.count["global_step"]))
-    rollouts = gather(rollouts, run) if WORLD > 1 else rollouts
-
-    while run.unfinished() and not run.interrupted_by:
-        lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
-        optimizer.param_groups[0]["lr"] = lr
-        obs, action, reward, terminated, truncated, valid, discounted, episodes = next(rollouts)
-        if args.norm_reward:
-            agent.return_stats.update(discounted[valid])
-            reward = reward / agent.return_stats.std()
-
-        x = agent.normalize(obs)  # (T+1, N, obs_dim)
-        old_log_prob = agent.log_prob(agent.actor(x[:-1]), action)[0].detach()  # (T, N)
-        old_value = agent.critic(x[:-1]).detach()
-        logged = []
-        for _ in range(args.update_epochs):
-            value = agent.critic(x).detach()  # (T+1, N)
-            advantage = gae(reward, value, terminated, truncated, args.gamma, args.gae_lambda)  # (T, N)
-            target = advantage + value[:-1]
-            batch = [column[valid] for column in (x[:-1], action, old_log_prob, old_value, advantage, target)]
-            for indices in torch.randperm(len(batch[0]), device=device).chunk(args.num_minibatches):  # (B,) of (M,)
-                mine = indices[RANK % len(indices) :: WORLD]
-                loss, metrics = loss_of(agent, [column[mine] for column in batch], args)
-                agent.zero_grad()
-                loss.backward()
-                if WORLD > 1:
-                    average_gradients(agent, len(mine))
-                metrics["losses/grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-                optimizer.step()
-                logged.append(torch.stack(list(metrics.values())).detach())
-            if args.target_kl is not None and ppo_loss(agent, batch, args)[1]["losses/approx_kl"] > args.target_kl:
-                break
-
-        if args.norm_obs:
-            agent.obs_stats.update(obs[:-1][valid])
-        means = dict(zip(metrics, torch.stack(logged).mean(0).tolist()))
-        unexplained = (target - old_value)[valid].var(correction=0) / (target[valid].var(correction=0) + 1e-8)
-        means |= {"losses/explained_variance": 1 - unexplained.item(), "charts/learning_rate": lr}
-        run.log(int(valid.sum()), episodes, means)
-
-    if WORLD > 1:
-        distributed.destroy_process_group()  # else a rank that ends while another evaluates may abort
-    if RANK == 0:
-        run.finish(agent.export())
+    except Exception as error:  # gymnasium's, or an import's
+        fail(f"--env-id {args.env_id}: {error}")
+    obs = env.observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    check_own(args, env)
 
 
 if __name__ == "__main__":

@@ -8,78 +8,54 @@
 #     "tqdm>=4.66",
 # ]
 # ///
-"""REINFORCE with a baseline: a learned V(s), or the mean return, subtracted from the reward-to-go.
+"""REINFORCE with a baseline: a learned value, or the mean of the other episodes.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, estimated from N trajectories as
+A tag such as [objective] names an equation and stands beside the line of code that computes it. The
+project's LECTURES.md lists all tags.
+
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by N episodes:
 
     ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) Â_t,    Â_t = G_t − b(s_t)
 
-    where G_t = Σ_{t'≥t} γ^{t'−t} r_{t'} is the reward-to-go and b is, with --baseline
-        value   V_φ(s_t), fitted to the returns of the iterations before by least squares
-        mean    the mean of G_t over the other trajectories that still run at step t, 0 where there is none
-        none    0: reinforce.py with the same flags, to the last digit
+    G_t = r_t + γ r_{t+1} + … is the reward-to-go, and b is, with --baseline
+        value   V_φ(s_t), fitted to the G_t of earlier iterations by least squares
+        mean    the mean of G_t over the other episodes that still run at step t
+        none    0: then this is reinforce.py
+    With --no-reward-to-go each action of an episode is weighed by Â_0 = R(τ) − b(s_0).
 
-    With --no-reward-to-go each action of a trajectory is weighed by Â_0 = R(τ) − b(s_0).
+Algorithm   repeat until the budget of environment steps is spent
+    1. run π_θ for one episode in each of N parallel environments
+    2. G_t ← r_t + γ G_{t+1}, from the last step back;  Â_t ← G_t − b(s_t)
+    3. θ ← one Adam step on −(1/N) Σ_n Σ_t log π_θ(a_t|s_t) Â_t
+    4. repeat for K epochs, for each minibatch: φ ← one Adam step on the mean of (V_φ(s_t) − G_t)²
+    5. update the statistics that normalise observations; log
 
-Algorithm
-    initialise the actor θ and the critic φ
-    repeat until the budget of environment steps is spent
-        run π_θ for one episode in each of N parallel environments          collect_episodes
-        G_t ← r_t + γ G_{t+1}, from the last step back                      reward_to_go
-        Â_t ← G_t − b(s_t)                                                  mean_baseline
-        θ ← one Adam step on −(1/N) Σ_n Σ_t log π_θ(a_t|s_t) Â_t            reinforce_loss
-        repeat for K epochs, for each minibatch
-            φ ← one Adam step on the mean of (V_φ(s_t) − G_t)²
-        merge the episodes' observations into the running statistics
+Symbols     N episodes; T steps in the longest; M of the T·N steps are valid, B in a minibatch
+    s_t     obs         (T, N, obs_dim)      x  (T, N, obs_dim)  normalised: what the networks see
+    a_t     action      (T, N) or (T, N, act_dim)
+    r_t     reward      (T, N)  in the environment's units; 0 after an episode's end
+    G_t     to_go       (T, N)      b  baseline  (T, N)      Â_t  advantage  (T, N)
+    γ gamma   N num_envs   K value_epochs   B batch_size
 
-Symbols
-    s_t     obs           (T, N, obs_dim)  observations of N episodes; T is the length of the longest
-            x             (T, N, obs_dim)  the same, normalised: what the networks see
-    a_t     action        (T, N) or (T, N, act_dim)  as sampled; a Gaussian's in units where the bounds are [−1, 1]
-    r_t     reward        (T, N)  in the environment's units; 0 after an episode's end
-            valid         (T, N)  false after an episode's end; M of the T·N steps are valid
-    G_t     to_go         (T, N)
-    b       baseline      (T, N)  V_φ(s_t) is agent.critic's output times the running deviation of G_t
-    Â_t     advantage     (T, N)
-            weight        (T, N)  Â_t, or with --no-reward-to-go Â_0 at every step
-            target        (M,)  G_t over its running deviation, what agent.critic is fitted to in minibatches of B
-    γ       gamma     N  num_envs     K  value_epochs     B  batch_size
+New after reinforce.py: an action is credited with what it brought beyond what was to be expected.
+As E_a[ ∇ log π_θ(a|s) b(s) ] = 0, the gradient keeps its expectation. It loses variance where b is
+near the expected return. So V_φ must not have seen the episodes that it judges.
 
-What sets it apart from plain REINFORCE: an action is credited with what it brought beyond what was to be expected. The
-gradient keeps its expectation, as E_a[ ∇ log π_θ(a|s) b ] = 0 for any b that does not depend on the action, and loses
-variance where b is near the return to be expected. This is why V_φ is refitted after the policy's step, and why the
-mean leaves out the trajectory itself: with it the gradient would be 1 − 1/N of what it should be.
-
-A trajectory is an episode up to its termination or its time limit. What would have come after a time limit is not
-guessed at, though V_φ could: bootstrapping is the step to a2c.py.
-
-What the formulas leave out: observations are scaled by running statistics, V_φ's targets by the deviation of the
-returns, initial weights are orthogonal, the step size is annealed to zero.
-With γ < 1 the gradient of the discounted objective weighs step t by γ^t, and R(τ) does so on average. With the
-reward-to-go the γ^t is dropped, as everywhere in practice, or late steps would hardly count.
-
-Run
-    python reinforce_baseline.py --env-id CartPole-v1
-    python reinforce_baseline.py --env-id HalfCheetah-v4 --total-timesteps 3000000
-    python reinforce_baseline.py --baseline mean
-    python reinforce_baseline.py --resume runs/<folder>
-    tensorboard --logdir runs
-
-Papers  Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
-        Greensmith, Bartlett and Baxter 2004, "Variance Reduction Techniques for Gradient Estimates in RL", JMLR 5
+Run         python reinforce_baseline.py --env-id CartPole-v1
+Lectures    L1, "Baseline"; L3, "Vanilla policy gradient"; L4; L5, pages 29 to 35
+Papers      Greensmith, Bartlett, Baxter 2004, "Variance Reduction for Gradient Estimates", JMLR
 """
 
-import contextlib
 import inspect
-import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -95,46 +71,51 @@ SCRIPT = Path(__file__).stem
 
 @dataclass
 class Args:
-    exp_name: str = SCRIPT
-    """name of the experiment, part of the run folder's name"""
+    # The task
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
-    seed: int = 1
-    """seed of the network, the actions and the environments"""
     total_timesteps: int = 150_000
     """budget of environment steps, all environments together"""
+    seed: int = 1
+    """seed of the network, the actions and the environments"""
+
+    # The algorithm
     learning_rate: float = 3e-3
     """Adam's step size, of both networks"""
-    num_envs: int = 16
-    """parallel environments, N, each of which runs one episode an iteration"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
+    num_envs: int = 16
+    """parallel environments, N, each of which runs one episode an iteration"""
     gamma: float = 0.99
-    """discount factor γ"""
+    """discount factor, γ"""
     reward_to_go: bool = True
-    """weigh an action by the rewards that follow it; else by those of the whole trajectory"""
+    """weigh an action by the rewards that follow it; else by those of the whole episode"""
     baseline: Literal["value", "mean", "none"] = "value"
-    """what to subtract from the return: a learned V_φ(s), the mean of the other trajectories, or nothing"""
+    """what to subtract: a learned V_φ(s), the mean of the other episodes, or nothing"""
     value_epochs: int = 5
-    """passes over an iteration's steps that refit the value"""
+    """passes over an iteration's steps that refit the value, K"""
     batch_size: int = 512
     """least number of steps in a minibatch of these passes, B"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
-    target_return: float | None = None
-    """stop training when the mean return of the last 100 episodes reaches this"""
-    eval_episodes: int = 100
-    """episodes of the final evaluation of the deterministic policy, one in each of as many parallel environments"""
-    capture_video: bool = False
-    """record a video of an evaluation episode"""
+
+    # The run
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
     run_dir: str | None = None
     """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
     resume: str | None = None
-    """continue the run of this folder with its own flags; flags given beside it override them"""
+    """continue the run in this folder with its own flags; flags given beside it override them"""
     checkpoint_interval: float = 60.0
     """seconds between checkpoints"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation, one in each of as many parallel environments"""
     save_model: bool = True
     """write the deterministic policy to policy.pt"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
     track: bool = False
     """log to Weights & Biases as well"""
     wandb_project_name: str = "policy-gradients"
@@ -146,169 +127,362 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the loss, which takes ten seconds or more to begin with"""
+    """torch.compile the networks; it takes ten seconds or more to begin with"""
 
 
-# ---------------------------------------------------------------- environments
-
-
-def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
-    """`num_envs` environments stepped together: the native vector version where there is one, else a SyncVectorEnv.
-
-    Autoreset is NEXT_STEP: after an episode's end `obs` is its true last observation, and the step after it only resets
-    (action ignored, reward 0). That step is left out of every loss and statistic.
-    """
-    return gym.make_vec(env_id, num_envs)
-
-
-# ---------------------------------------------------------------- networks
+# ================================ the algorithm ================================
 
 
 class RunningStats(nn.Module):
-    """Mean and variance of all that was seen so far; buffers, so that they are saved with the network."""
+    """Mean and variance of everything seen so far: buffers, so they are saved with the network."""
 
     def __init__(self, *shape: int):
         super().__init__()
-        self.mean, self.var, self.count = map(nn.Buffer, (torch.zeros(shape), torch.ones(shape), torch.tensor(0)))
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.var = nn.Buffer(torch.ones(shape))
+        self.count = nn.Buffer(torch.tensor(0))
 
     def update(self, x: Tensor) -> None:
-        """Merge in x (n, *shape), n ≥ 1 (Chan et al. 1979)."""
+        """Merge in x (n, *shape), n ≥ 1; Chan et al. 1979. The first x replaces what was there."""
         self.count += len(x)
-        weight, delta = len(x) / self.count.item(), x.mean(0) - self.mean
+        weight = len(x) / self.count.item()  # share of x in everything, itself included
+        delta = x.mean(0) - self.mean
         self.mean += weight * delta
+        # The variance of a mixture of two groups whose means lie delta apart.
         self.var += weight * (x.var(0, correction=0) - self.var + (1 - weight) * delta.square())
 
     def std(self) -> Tensor:
-        return (self.var + 1e-8).sqrt()
+        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
+        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
 
 
-def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
-    """Two hidden layers of 64 SiLU units; orthogonal weights, the last layer's scaled by `gain`."""
-    net = nn.Sequential(nn.Linear(num_inputs, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, num_outputs))
-    for layer, scale in zip(net[::2], (2**0.5, 2**0.5, gain)):
-        nn.init.orthogonal_(layer.weight, scale)
+def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
+    """Two hidden layers of 64 SiLU units. `last_gain` scales the last layer's initial weights."""
+    net = nn.Sequential(
+        nn.Linear(num_inputs, 64),
+        nn.SiLU(),
+        nn.Linear(64, 64),
+        nn.SiLU(),
+        nn.Linear(64, num_outputs),
+    )
+    linear_layers = net[::2]
+    gains = [2**0.5, 2**0.5, last_gain]
+    for layer, gain in zip(linear_layers, gains):
+        nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
     return net
 
 
 class Agent(nn.Module):
-    """Actor, critic, and the statistics that scale what they see; x below is a normalised observation (..., obs_dim).
+    """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
 
-    Observations: a Box of shape (obs_dim,). Actions: Discrete, or a bounded Box of shape (act_dim,), where the policy
-    is a Gaussian in units in which the bounds are [−1, 1]; its σ is a parameter, the same in every state.
+    Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
+    Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
     """
 
     def __init__(self, observation_space: Box, action_space: Discrete | Box):
         super().__init__()
+        obs_dim = observation_space.shape[0]
         self.discrete = isinstance(action_space, Discrete)
-        obs_dim, num_outputs = observation_space.shape[0], action_space.n if self.discrete else action_space.shape[0]
-        self.actor = mlp(obs_dim, int(num_outputs), 0.01)
-        self.critic = nn.Sequential(*mlp(obs_dim, 1, 1.0), nn.Flatten(-2))  # V_φ(s): (..., N, obs_dim) to (..., N)
-        self.obs_stats, self.return_stats = RunningStats(obs_dim), RunningStats()
-        self.log_std = nn.Parameter(torch.full((int(num_outputs),), -0.5))  # without a gradient if Discrete
-        low, high = (action_space.start, 0) if self.discrete else (action_space.low, action_space.high)
-        self.low, self.high = nn.Buffer(torch.tensor(low)), nn.Buffer(torch.tensor(high))
+        if self.discrete:
+            num_outputs = int(action_space.n)
+            low = action_space.start  # the first action's number, which need not be 0
+            high = low  # not used, but exported
+        else:
+            num_outputs = action_space.shape[0]
+            low = action_space.low
+            high = action_space.high
+        self.actor = mlp(obs_dim, num_outputs, last_gain=0.01)
+        self.critic = mlp(obs_dim, 1, last_gain=1.0)
+        self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
+        self.obs_stats = RunningStats(obs_dim)
+        self.return_stats = RunningStats()  # of G_t; the critic is fitted to G_t over its deviation
+        self.low = nn.Buffer(torch.tensor(low))
+        self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std()
 
-    def sample(self, x: Tensor) -> Tensor:
-        """a ~ π_θ(·|s), (...) or (..., act_dim)."""
-        out = self.actor(x)
-        if self.discrete:  # Gumbel-max: argmax_a(z_a + g_a) is softmax-distributed if g = −log Exponential(1)
-            return (out - torch.empty_like(out).exponential_().log_()).argmax(-1)
+    def value(self, x: Tensor) -> Tensor:
+        """V_φ(s), (...)."""
+        return self.critic(x).squeeze(-1)
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
+        if self.discrete:
+            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
+            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            gumbel = -torch.empty_like(out).exponential_().log()
+            return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
 
-    def log_prob(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """log π_θ(a|s) and the entropy of π_θ(·|s), both (...), of the actor's outputs (..., num_outputs)."""
-        return softmax_policy(out, action) if self.discrete else gaussian_policy(out, self.log_std, action)
+    def log_prob_and_entropy(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log π_θ(a|s) and H(π_θ(·|s)), both (...), from the actor's outputs."""
+        if self.discrete:
+            return softmax_policy(out, action)
+        return gaussian_policy(out, self.log_std, action)
 
     def to_env(self, action: Tensor) -> np.ndarray:
-        """Actions as the environment takes them: counted from the space's start, or clipped and scaled to bounds."""
-        above_low = action if self.discrete else (action.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
-        return (self.low + above_low).cpu().numpy()
-
-    def export(self) -> dict:
-        """The deterministic policy as plain data, to be read by `load_policy`."""
-        layers, stats = [(layer.weight.detach(), layer.bias.detach()) for layer in self.actor[::2]], self.obs_stats
-        net = {"layers": layers, "activation": "silu", "head": "argmax" if self.discrete else "clip"}
-        return {**net, "obs_mean": stats.mean, "obs_var": stats.var, "low": self.low, "high": self.high}
-
-
-# ---------------------------------------------------------------- the mathematics
+        """Turn actions into the environment's: Box actions are clipped and scaled to the bounds."""
+        if self.discrete:
+            env_action = self.low + action
+        else:
+            share = (action.clamp(-1, 1) + 1) / 2  # 0 at the lower bound, 1 at the upper
+            env_action = self.low + share * (self.high - self.low)
+        return env_action.cpu().numpy()
 
 
 def softmax_policy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (...) of logits z (..., num_actions) and actions (...)."""
+    """Log-probability and entropy (...) of actions (...) under logits (..., num_actions)."""
     log_p = logits.log_softmax(-1)  # [softmax-policy] log π(a|s) = z_a − log Σ_b exp z_b
-    return log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+    log_prob = log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return log_prob, entropy
 
 
 def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (...) of means and actions (..., act_dim), log_std (act_dim,)."""
-    log_prob = -((action - mean) / log_std.exp()).square() / 2 - log_std - np.log(2 * np.pi) / 2  # [gaussian-policy]
-    return log_prob.sum(-1), (log_std + np.log(2 * np.pi * np.e) / 2).sum().expand(log_prob.shape[:-1])
+    """Log-probability and entropy (...) of actions (..., act_dim) under means (..., act_dim)."""
+    z = (action - mean) / log_std.exp()
+    # [gaussian-policy] log N(a_i; μ_i, σ_i) for each dimension i of the action
+    log_density = -z.square() / 2 - log_std - np.log(2 * np.pi) / 2
+    log_prob = log_density.sum(-1)
+    entropy = (log_std + np.log(2 * np.pi * np.e) / 2).sum()  # the same in every state
+    return log_prob, entropy.expand(log_prob.shape)
 
 
 def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
-    """Discounted return from every step on (T, N), of rewards (T, N) that are 0 after an episode's end."""
-    to_go, carry = torch.empty_like(reward), torch.zeros_like(reward[0])
+    """G_t (T, N) of rewards (T, N) that are 0 after an episode's end."""
+    to_go = torch.zeros_like(reward)
+    later = torch.zeros_like(reward[0])  # G_{t+1}, (N,)
     for t in reversed(range(len(reward))):
-        to_go[t] = carry = reward[t] + gamma * carry  # [reward-to-go] G_t = r_t + γ G_{t+1} (N,)
+        to_go[t] = reward[t] + gamma * later  # [reward-to-go] G_t = r_t + γ G_{t+1}
+        later = to_go[t]
     return to_go
 
 
 def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
-    """Mean reward-to-go (T, N) of the *other* trajectories that still run at step t; 0 where there is none."""
-    total, others = (to_go * valid).sum(1, keepdim=True), valid.sum(1, keepdim=True) - 1  # (T, 1)
-    return (total - to_go) / others.clamp(min=1)  # [mean-baseline] b_t = Σ_{k≠n} G_t^k / (N_t − 1)
+    """Mean of G_t over the *other* episodes that still run at step t, (T, N); 0 if there is none.
 
-
-def reinforce_loss(agent: Agent, x: Tensor, action: Tensor, weight: Tensor, valid: Tensor) -> tuple[Tensor, dict]:
-    """The negative of what has the estimated ∇J as its gradient, and what to log of it; weight and valid are (T, N)."""
-    log_prob, entropy = agent.log_prob(agent.actor(x), action)  # (T, N)
-    loss = -(log_prob * weight * valid).sum(0).mean()  # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
-    return loss, {"losses/policy_loss": loss, "losses/entropy": (entropy * valid).sum() / valid.sum()}
-
-
-# ---------------------------------------------------------------- rollout
-
-
-@torch.no_grad()
-def collect_episodes(envs: gym.vector.VectorEnv, agent: Agent, seed: int):
-    """Run the agent for one episode in each of N environments, for ever; each time yields, as tensors on its device,
-
-    obs (T, N, obs_dim); action (T, N) or (T, N, act_dim), as sampled; reward and valid (T, N), T being the length of
-    the longest episode, where valid is False and the reward 0 after an episode's end; and a list of the episodes'
-    (return, length). One episode each, because to take the first N that end would favour short ones. An environment
-    that has finished runs on until the longest episode ends; those steps are neither kept nor counted.
+    With the episode itself in the mean, the gradient would be 1 − 1/N of what it should be.
     """
-    while True:
-        (obs, _), running, seed = envs.reset(seed=seed), np.ones(envs.num_envs, dtype=bool), None
-        observations, actions, outcomes = [], [], []
+    total = (to_go * valid).sum(1, keepdim=True)  # (T, 1)
+    num_others = valid.sum(1, keepdim=True) - 1  # (T, 1)
+    return (total - to_go) / num_others.clamp(min=1)  # [mean-baseline]
+
+
+def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
+
+    A sum over steps, not a mean: dividing by an episode's length would favour short ones.
+    """
+    # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
+    return -(log_prob * weight * valid).sum(0).mean()
+
+
+@dataclass
+class Episodes:
+    """One episode of each of N environments, as tensors on the agent's device.
+
+    T is the length of the longest. A row is valid until its environment's episode has ended.
+    """
+
+    obs: Tensor  # (T, N, obs_dim)
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: the log-probability is of this one
+    reward: Tensor  # (T, N), 0 where not valid
+    valid: Tensor  # (T, N)
+
+
+class EpisodeCollector:
+    """Runs the agent for one episode in each of N environments.
+
+    Each environment contributes one episode, however long: the first N episodes to end would be the
+    short ones. An environment that has finished runs on until the longest episode ends. Those steps
+    are neither kept nor counted.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, seed: int):
+        self.envs = envs
+        self.agent = agent
+        self.device = device
+        self.first_obs, _ = envs.reset(seed=seed)  # (N, obs_dim)
+
+    @torch.no_grad()
+    def collect(self) -> Episodes:
+        """Run all environments until each has ended an episode. Only actions are computed here."""
+        obs = self.first_obs
+        running = np.ones(self.envs.num_envs, dtype=bool)
+        observations = []
+        actions = []
+        rewards = []
+        valid = []
         while running.any():
-            observations.append(torch.tensor(obs, dtype=torch.float32, device=agent.low.device))
-            actions.append(agent.sample(agent.normalize(observations[-1])))
-            obs, reward, terminated, truncated, _ = envs.step(agent.to_env(actions[-1]))
-            outcomes.append(((reward * running).astype(np.float32), running))
+            observations.append(self.to_tensor(obs))
+            x = self.agent.normalize(observations[-1])
+            action = self.agent.sample(self.agent.actor(x))
+            actions.append(action)
+            obs, reward, terminated, truncated, _ = self.envs.step(self.agent.to_env(action))
+            rewards.append(self.to_tensor(reward * running))
+            valid.append(torch.tensor(running, device=self.device))
             running = running & ~(terminated | truncated)
-        reward, valid = (torch.as_tensor(np.stack(column), device=agent.low.device) for column in zip(*outcomes))
-        episodes = list(zip(reward.sum(0).tolist(), valid.sum(0).tolist()))
-        yield torch.stack(observations), torch.stack(actions), reward, valid, episodes
+        self.first_obs, _ = self.envs.reset()  # of the next call
+        return Episodes(
+            obs=torch.stack(observations),
+            action=torch.stack(actions),
+            reward=torch.stack(rewards),
+            valid=torch.stack(valid),
+        )
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
 
 
-# ---------------------------------------------------------------- evaluation and files
+def train(args: Args, checkpoint: dict | None = None) -> None:
+    """Train as the docstring at the top says; its numbers stand in the loop.
 
-
-def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Undiscounted return (N,) of one episode in each of N environments, which are then closed.
-
-    `act` takes observations (N, obs_dim) to actions (N, ...). One episode each, because to take the first N that end
-    would favour short ones.
+    The GPU is waited for at every environment step (to_env), wherever [valid] has to know its size,
+    in RunningStats.update and in run.log.
     """
-    obs, returns, running = envs.reset(seed=seed)[0], np.zeros(envs.num_envs), np.ones(envs.num_envs, dtype=bool)
+    check(args)
+    device = set_up(args)
+    envs = make_envs(args.env_id, args.num_envs)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    torch.manual_seed(derive_seed(args.seed, ACTIONS))  # the same with or without a critic
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    if args.compile:
+        agent.actor.compile()
+        agent.critic.compile()
+    # If there is a checkpoint, Run restores agent and optimizer. New episodes begin, of a new seed.
+    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
+    env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
+    collector = EpisodeCollector(envs, agent, device, env_seed)
+
+    while not run.finished():
+        lr = args.learning_rate
+        if args.anneal_lr:
+            lr *= 1 - run.count.global_step / args.total_timesteps
+        optimizer.param_groups[0]["lr"] = lr
+
+        # 1. Run the policy for one episode in each of N environments.
+        episodes = collector.collect()
+        valid = episodes.valid
+        x = agent.normalize(episodes.obs)  # (T, N, obs_dim)
+
+        # 2. Weigh each action by how much more it brought than was to be expected.
+        to_go = reward_to_go(episodes.reward, args.gamma)  # (T, N)
+        if args.baseline == "value":
+            baseline = agent.value(x).detach() * agent.return_stats.std()
+        elif args.baseline == "mean":
+            baseline = mean_baseline(to_go, valid)
+        else:
+            baseline = torch.zeros_like(to_go)
+        advantage = to_go - baseline  # [value-baseline] Â_t = G_t − V_φ(s_t)
+        if args.reward_to_go:
+            weight = advantage
+        else:
+            weight = advantage[:1].expand_as(advantage)  # R(τ) − b(s_0) at every step
+
+        # 3. One gradient step.
+        log_prob, entropy = agent.log_prob_and_entropy(agent.actor(x), episodes.action)  # (T, N)
+        loss = reinforce_loss(log_prob, weight, valid)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.metric("losses/policy_loss", loss)
+        run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
+
+        # 4. Refit the value, for the episodes to come.
+        if args.baseline == "value":
+            agent.return_stats.update(to_go[valid])
+            batch_x = x[valid]  # (M, obs_dim)
+            batch_target = to_go[valid] / agent.return_stats.std()  # (M,)
+            num_minibatches = max(len(batch_target) // args.batch_size, 1)
+            for _ in range(args.value_epochs):
+                shuffled = torch.randperm(len(batch_target), device=device)
+                for mb in shuffled.chunk(num_minibatches):  # indices (B,)
+                    v_loss = (agent.value(batch_x[mb]) - batch_target[mb]).square().mean()
+                    optimizer.zero_grad()
+                    v_loss.backward()
+                    optimizer.step()
+                    run.metric("losses/value_loss", v_loss)
+            # How much of the returns' variance did the value explain before it was refitted?
+            unexplained = advantage[valid].var(correction=0)
+            explained_variance = 1 - unexplained / (to_go[valid].var(correction=0) + 1e-8)
+            run.metric("losses/explained_variance", explained_variance)
+
+        # 5. Update the observation statistics; log; save when it is time. The statistics must not
+        # change between the sampling of actions and the x above: log π is of what was sampled.
+        if args.norm_obs:
+            agent.obs_stats.update(episodes.obs[valid])
+        run.metric("charts/learning_rate", lr)
+        returns = episodes.reward.sum(0).tolist()
+        lengths = valid.sum(0).tolist()
+        run.log(sum(lengths), list(zip(returns, lengths)))
+
+    run.finish(export(agent))
+
+
+# ============ the rest is not the algorithm, and can be skipped ============
+
+# ---------------------------------------------------------------- what only this script needs
+
+# The flags whose values must be at least 0, and at least 1; see check.
+AT_LEAST_0 = ["seed", "learning_rate", "gamma", "checkpoint_interval"]
+AT_LEAST_1 = ["total_timesteps", "num_envs", "value_epochs", "batch_size", "eval_episodes"]
+
+
+def check_own(args: Args, env: gym.Env) -> None:
+    """What only this script asks of its arguments and of the environment."""
+    if args.total_timesteps < args.num_envs:
+        size = f"one step of each of --num-envs {args.num_envs}"
+        fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
+    action = env.action_space
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
+    if not flat_box and not isinstance(action, Discrete):
+        fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
+
+
+def set_threads() -> None:
+    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def export(agent: Agent) -> dict:
+    """The deterministic policy as plain data, for load_policy."""
+    return {
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "activation": "silu",
+        "head": "argmax" if agent.discrete else "clip",
+        "obs_mean": agent.obs_stats.mean,
+        "obs_var": agent.obs_stats.var,
+        "low": agent.low,
+        "high": agent.high,
+    }
+
+
+# ---------------------------------------------------------------- the same in every script
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Make environments that step together: gymnasium's native vector version if there is one.
+
+    Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
+    observation. The step after it only resets: its action is ignored, its reward is 0.
+    """
+    return gym.make_vec(env_id, num_envs)
+
+
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+
+    `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
+    episode, because the first N episodes to end would be the short ones.
+    """
+    obs, _ = envs.reset(seed=seed)
+    returns = np.zeros(envs.num_envs)
+    running = np.ones(envs.num_envs, dtype=bool)
     while running.any():
-        obs, reward, terminated, truncated, _ = envs.step(act(obs))
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
     envs.close()
@@ -316,250 +490,291 @@ def evaluate(act, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
 
 
 def load_policy(path: str | Path):
-    """The policy of a policy.pt, of whichever script: raw observations (N, obs_dim) to environment actions (N, ...).
+    """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    A file that carries code instead of data is refused (pickle.UnpicklingError).
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Raises pickle.UnpicklingError for a file that carries code.
     """
-    p = torch.load(path, map_location="cpu", weights_only=True)
-    functions = {"relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh, "clip": nn.functional.hardtanh}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
+    obs_var = saved["obs_var"]
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    hidden_layers = saved["layers"][:-1]
+    last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
-        x = (torch.as_tensor(obs, dtype=torch.float32) - p["obs_mean"]) / (p["obs_var"] + 1e-8).sqrt()
-        for i, (weight, bias) in enumerate(p["layers"]):
-            x = (functions[p["activation"]](x) if i else x) @ weight.T + bias
-        if p["head"] == "argmax":
-            return (p["low"] + x.argmax(-1)).numpy()
-        return (p["low"] + (functions[p["head"]](x) + 1) / 2 * (p["high"] - p["low"])).numpy()
+        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (x - saved["obs_mean"]) / obs_std
+        for weight, bias in hidden_layers:
+            x = activation(x @ weight.T + bias)
+        out = x @ last_weight.T + last_bias
+        if saved["head"] == "argmax":
+            return (saved["low"] + out.argmax(-1)).numpy()
+        squashed = out.tanh() if saved["head"] == "tanh" else out.clamp(-1, 1)
+        return (saved["low"] + (squashed + 1) / 2 * (saved["high"] - saved["low"])).numpy()
 
     return policy
 
 
+TRAINING = 0  # what a seed is for
+EVALUATION = 1
+ACTIONS = 2
+
+
 def derive_seed(*numbers: int) -> int:
-    """A 31-bit seed; runs whose --seed are neighbours get environments that have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam, less decorators that serve torch.compile: they import torch._dynamo, which takes a second."""
+    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
 
-    add_param_group, state_dict = map(inspect.unwrap, (torch.optim.Adam.add_param_group, torch.optim.Adam.state_dict))
+    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
+    torch._dynamo, which takes that second; here the methods go without them.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
-# ---------------------------------------------------------------- the run
+@dataclass
+class Count:
+    """How far a run has come."""
+
+    global_step: int = 0  # environment steps; a step that only resets is none
+    episodes: int = 0
+    wall_s: float = 0.0  # seconds of training
+    sps: int = 0  # steps a second
+    solved_at_step: int | None = None
+    solved_at_s: float | None = None
 
 
 class Run:
-    """A run's folder, counters, logs and checkpoints, and its orderly end.
+    """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    `parts` are what a checkpoint holds beside the counters and the random state: anything with a state_dict.
+    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
     """
 
-    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device: torch.device, checkpoint: dict | None, **parts):
-        self.args, self.envs, self.device, self.parts, self.interrupted_by = args, envs, device, parts, 0
-        self.count, self.last100 = {"global_step": 0, "episodes": 0, "solved_at_step": None, "solved_at_s": None}, []
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, checkpoint, **parts):
+        self.args = args
+        self.envs = envs
+        self.device = device
+        self.parts = parts
+        self.count = Count()
+        self.last100 = []  # returns of the last 100 episodes
+        self.metrics = {}  # tag → values since the last log line
+        self.interrupted_by = 0  # number of a signal
+        self.last_save = 0.0
         if checkpoint:
-            self.count, self.last100 = checkpoint["count"], checkpoint["last100"]
-            for name, part in parts.items():
-                part.load_state_dict(checkpoint[name])
-            torch.set_rng_state(checkpoint["rng"])
-            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][: torch.cuda.device_count()])
-        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace(":", "-")
+            self.restore(checkpoint)
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
-        if (self.dir / "summary.json").exists() and not self.unfinished():
-            print(f"{self.dir} is finished, at step {self.count['global_step']:,}")
-            sys.exit(0)
+        if (self.dir / "summary.json").exists() and self.finished():
+            print(f"{self.dir} is finished, at step {self.count.global_step:,}")
+            sys.exit(0)  # with a larger --total-timesteps it would go on
         self.dir.mkdir(parents=True, exist_ok=True)
-        commit = os.popen(f'git -C "{Path(__file__).parent}" rev-parse HEAD 2>{os.devnull}').read().strip()
-        config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit or None}
-        config["versions"] = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-        (self.dir / "config.json").write_text(json.dumps(config, indent=2))
+        (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
             import wandb
 
-            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": self.dir}
-            wandb.init(**where, id=self.dir.name, resume="allow", config=asdict(args), sync_tensorboard=True)
-        self.writer = SummaryWriter(self.dir, purge_step=self.count["global_step"] + 1 if checkpoint else None)
-        self.bar = tqdm(total=args.total_timesteps, initial=self.count["global_step"], unit=" steps", disable=None)
-        self.started = time.perf_counter() - self.count.get("wall_s", 0)
+            where = {
+                "project": args.wandb_project_name,
+                "entity": args.wandb_entity,
+                "dir": self.dir,
+            }
+            identity = {"id": self.dir.name, "resume": "allow", "config": asdict(args)}
+            wandb.init(**where, **identity, sync_tensorboard=True)
+        step = self.count.global_step
+        purge_step = step + 1 if checkpoint else None  # drop what was logged after the checkpoint
+        self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
+        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
         self.save()
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C or SIGTERM: end in good order after the present iteration; the same again ends at once."""
+        """Ctrl-C or SIGTERM: end in good order after this iteration. A second one ends at once."""
         self.interrupted_by = number
         signal.signal(number, signal.SIG_DFL)
 
     def reached(self, target: float | None) -> bool:
-        """Whether the mean return of the last 100 episodes has reached the target, if there is one."""
+        """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
-    def unfinished(self) -> bool:
-        return self.count["global_step"] < self.args.total_timesteps and not self.reached(self.args.target_return)
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
 
-    def log(self, steps: int, episodes: list, metrics: dict[str, float]) -> None:
-        """Count an iteration's steps and finished episodes, log its metrics, save when it is time to."""
-        step, seconds = self.count["global_step"] + steps, time.perf_counter() - self.started
-        self.count |= {"global_step": step, "wall_s": seconds, "episodes": self.count["episodes"] + len(episodes)}
-        self.last100 = (self.last100 + [episode_return for episode_return, _ in episodes])[-100:]
-        goal = self.envs.spec.reward_threshold if self.args.target_return is None else self.args.target_return
-        if self.count["solved_at_step"] is None and self.reached(goal):
-            self.count |= {"solved_at_step": step, "solved_at_s": seconds}
-        metrics["charts/SPS"] = self.count["sps"] = round(step / seconds)
+    def metric(self, tag: str, value: Tensor | float) -> None:
+        """Collect a value. The next log line has the mean of what was collected under each tag."""
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+        self.metrics.setdefault(tag, []).append(value)
+
+    def log(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Count steps and finished episodes (return, length); log; save when it is time.
+
+        A value that is not finite stops the run.
+        """
+        count = self.count
+        count.global_step += num_steps
+        count.episodes += len(episodes)
+        count.wall_s = time.perf_counter() - self.started
+        count.sps = round(count.global_step / count.wall_s)
+        self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if count.solved_at_step is None and self.reached(solved_return):
+            count.solved_at_step = count.global_step
+            count.solved_at_s = count.wall_s
+
+        self.metric("charts/SPS", count.sps)
         if episodes:
-            metrics["charts/episodic_return"], metrics["charts/episodic_length"] = np.mean(episodes, axis=0)
-            self.bar.set_postfix_str(f"return {metrics['charts/episodic_return']:.1f}", refresh=False)
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
-            if not np.isfinite(value):
+            mean_return, mean_length = np.mean(episodes, axis=0)
+            self.metric("charts/episodic_return", mean_return)
+            self.metric("charts/episodic_length", mean_length)
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+        means = [torch.stack(values).mean() for values in self.metrics.values()]
+        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
+        for tag, mean in zip(self.metrics, means):
+            self.writer.add_scalar(tag, mean, count.global_step)
+            if not np.isfinite(mean):
                 self.writer.close()
-                sys.exit(f"{name} became {value} at step {step:,}: stopped; {self.dir} keeps its last checkpoint")
-        self.bar.update(min(step, self.args.total_timesteps) - self.bar.n)
-        if time.perf_counter() - self.saved > self.args.checkpoint_interval:
+                kept = f"stopped; {self.dir} keeps its last checkpoint"
+                sys.exit(f"{tag} became {mean} at step {count.global_step:,}: {kept}")
+        self.metrics = {}
+        self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt, first under another name: a kill leaves the old or the new one, never half of one."""
+        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one."""
         self.writer.flush()
-        state = {"script": SCRIPT, "env_id": self.args.env_id, "count": self.count, "last100": self.last100}
-        state |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state["script"] = SCRIPT
+        state["env_id"] = self.args.env_id
+        state["count"] = asdict(self.count)
+        state["last100"] = self.last100
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
         torch.save(state, self.dir / "checkpoint.tmp")
         os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
-        self.saved = time.perf_counter()
+        self.last_save = time.perf_counter()
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go on from a checkpoint. Environments cannot be restored: new episodes begin."""
+        self.count = Count(**checkpoint["count"])
+        self.last100 = checkpoint["last100"]
+        for name, part in self.parts.items():
+            part.load_state_dict(checkpoint[name])
+        torch.set_rng_state(checkpoint["rng"])
+        num_gpus = torch.cuda.device_count()  # there may be fewer now
+        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
 
     def finish(self, policy: dict) -> None:
-        """Save; then, unless interrupted, evaluate the exported policy and write summary.json."""
+        """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
         self.save()
         self.bar.close()
-        args, count, seed = self.args, self.count, derive_seed(self.args.seed, 1)
+        args = self.args
+        count = self.count
         if self.interrupted_by:
-            print(f"Interrupted at step {count['global_step']:,}; continue with --resume {self.dir}")
+            print(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
             sys.exit(128 + self.interrupted_by)
-        spaces = {name: str(getattr(self.envs, f"single_{name}")) for name in ("observation_space", "action_space")}
-        torch.save({"env_id": args.env_id, **spaces, **policy}, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")
+        policy["env_id"] = args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        torch.save(policy, self.dir / "policy.pt")
+        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
+        seed = derive_seed(args.seed, EVALUATION)
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
-        self.writer.add_scalar("eval/episodic_return", returns.mean(), count["global_step"])
+        mean = returns.mean()
+        std = returns.std()
+        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
         self.writer.close()
-        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
-        summary |= {"eval_return_mean": returns.mean(), "eval_return_std": returns.std(), "eval_episodes": len(returns)}
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["eval_return_mean"] = mean
+        summary["eval_return_std"] = std
+        summary["eval_episodes"] = len(returns)
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
-        result = f"{args.env_id}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
-        print(f"{result}; {count['global_step']:,} steps in {count['wall_s']:.1f} s on {self.device}; {self.dir}")
+        cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
+        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
+        print(f"{args.env_id}: {result}; {cost}; {self.dir}")
         if args.capture_video:
-            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"), name_prefix="evaluation")]
-            evaluate(act, gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array"), seed)
+            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"))]
+            envs = gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array")
+            evaluate(act, envs, seed)
 
 
-# ---------------------------------------------------------------- command line
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
+    return {**config, "versions": versions}
 
 
-def require(condition: bool, message: str) -> None:
+def set_up(args: Args) -> torch.device:
+    """Choose threads and device; seed torch."""
+    set_threads()
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return device
+
+
+def fail(message: str) -> NoReturn:
     """Bad input: one line on stderr and exit status 2."""
-    if not condition:
-        print(f"{SCRIPT}.py: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_args() -> tuple[Args, dict | None]:
-    """The command line; with --resume, laid over the arguments of the run it continues, and that run's checkpoint."""
+    """Read the command line; with --resume, that run's arguments and checkpoint, too."""
+    args = tyro.cli(Args)
+    if args.resume is None:
+        return args, None
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            args, checkpoint = tyro.cli(Args), None
-            if args.resume:
-                config = json.loads(Path(args.resume, "config.json").read_text())
-                checkpoint = dict(torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True))
-                args = tyro.cli(Args, default=Args(**config["args"] | {"resume": args.resume}))
-    except SystemExit as stop:  # tyro draws a box around what is wrong
-        require(not stop.code, stderr.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"))))
-        raise
+        config = json.loads(Path(args.resume, "config.json").read_text())
+        checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True)
+        made_by = (checkpoint["script"], checkpoint["env_id"])
+        saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
-        require(False, f"--resume {args.resume} holds no run of {SCRIPT}.py to continue ({type(error).__name__})")
+        fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
+    # Read it again: what is not given now is as it was in that run.
+    args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
+    if made_by != (SCRIPT, args.env_id):
+        fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
     return args, checkpoint
 
 
-def check(args: Args, checkpoint: dict | None) -> None:
-    """All that can be wrong with the arguments, found before anything is written."""
-    whole = ("total_timesteps", "num_envs", "value_epochs", "batch_size", "eval_episodes")
-    for name in (*whole, "seed", "learning_rate", "gamma", "checkpoint_interval"):
-        least, value = int(name in whole), getattr(args, name)
-        require(value >= least, f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    batch = f"one step of each of --num-envs {args.num_envs}"
-    require(args.total_timesteps >= args.num_envs, f"--total-timesteps {args.total_timesteps} is less than {batch}")
-    ours = not checkpoint or (checkpoint.get("script"), checkpoint.get("env_id")) == (SCRIPT, args.env_id)
-    require(ours, f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
-    taken = args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists()
-    require(not taken, f"--run-dir {args.run_dir} holds a run: continue it with --resume, or name another folder")
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name in AT_LEAST_0 + AT_LEAST_1:
+        least = 1 if name in AT_LEAST_1 else 0
+        value = getattr(args, name)
+        if not value >= least:  # which a NaN is not, either
+            fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
+        fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")
     try:
         env = gym.make(args.env_id)
-    except Exception as error:  # gymnasium's or an import's
-        require(False, f"--env-id {args.env_id}: {error}")
-    obs, action = env.observation_space, env.action_space
-    require(isinstance(obs, Box) and len(obs.shape) == 1, f"--env-id {args.env_id}: observations {obs}, not a flat Box")
-    known = isinstance(action, Discrete) or isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
-    require(known, f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
-
-
-# ---------------------------------------------------------------- training
-
-
-def train(args: Args, checkpoint: dict | None = None) -> None:
-    check(args, checkpoint)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # a second gains nothing with 64 units
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
-    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    torch.set_deterministic_debug_mode("error" if args.torch_deterministic and device.type == "cuda" else "default")
-    torch.manual_seed(args.seed)
-    envs = make_envs(args.env_id, args.num_envs)
-    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    torch.manual_seed(derive_seed(args.seed, 2))  # so that the actions do not depend on how many weights were drawn
-    optimizer = Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
-    loss_of = torch.compile(reinforce_loss) if args.compile else reinforce_loss
-    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
-    batches = collect_episodes(envs, agent, derive_seed(args.seed, 0, run.count["global_step"]))
-
-    while run.unfinished() and not run.interrupted_by:
-        lr = args.learning_rate * (1 - args.anneal_lr * run.count["global_step"] / args.total_timesteps)
-        optimizer.param_groups[0]["lr"] = lr
-        obs, action, reward, valid, episodes = next(batches)
-
-        x, to_go = agent.normalize(obs), reward_to_go(reward, args.gamma)  # (T, N, obs_dim), (T, N)
-        baseline = torch.zeros_like(to_go)
-        if args.baseline == "mean":
-            baseline = mean_baseline(to_go, valid)
-        if args.baseline == "value":
-            baseline = agent.critic(x).detach() * agent.return_stats.std()  # V_φ(s_t), fitted to earlier iterations
-        advantage = to_go - baseline  # [value-baseline] Â_t = G_t − V_φ(s_t) (T, N)
-        weight = advantage if args.reward_to_go else advantage[:1].expand_as(advantage)  # or R(τ) − b at every step
-        loss, metrics = loss_of(agent, x, action, weight, valid)
-        agent.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-        if args.baseline == "value":
-            agent.return_stats.update(to_go[valid])
-            inputs, target = x[valid], to_go[valid] / agent.return_stats.std()  # (M, obs_dim), (M,)
-            num_minibatches, v_losses = max(len(target) // args.batch_size, 1), []
-            for _ in range(args.value_epochs):
-                for indices in torch.randperm(len(target), device=device).chunk(num_minibatches):  # (B,) of (M,)
-                    v_loss = (agent.critic(inputs[indices]) - target[indices]).square().mean()
-                    agent.zero_grad()
-                    v_loss.backward()
-                    optimizer.step()
-                    v_losses.append(v_loss.detach())
-            unexplained = advantage[valid].var(correction=0) / (to_go[valid].var(correction=0) + 1e-8)
-            metrics |= {"losses/value_loss": torch.stack(v_losses).mean(), "losses/explained_variance": 1 - unexplained}
-        if args.norm_obs:
-            agent.obs_stats.update(obs[valid])
-        metrics = dict(zip(metrics, torch.stack(list(metrics.values())).tolist())) | {"charts/learning_rate": lr}
-        run.log(int(valid.sum()), episodes, metrics)
-
-    run.finish(agent.export())
+    except Exception as error:  # gymnasium's, or an import's
+        fail(f"--env-id {args.env_id}: {error}")
+    obs = env.observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    check_own(args, env)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,956 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch>=2.6",
+#     "gymnasium[classic-control,box2d,mujoco]>=1.1",
+#     "tyro>=0.9",
+#     "tensorboard>=2.18",
+#     "tqdm>=4.66",
+# ]
+# ///
+"""PPO-clip on several processes and machines, under torchrun: data parallel.
+
+A tag such as [gae] names an equation and stands beside the line of code that computes it. The
+project's LECTURES.md lists all tags.
+
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient ascent raises
+
+    L(θ, φ) = E_t[ min(ρ_t Â_t, clip(ρ_t, 1−ε, 1+ε) Â_t) − c₁ ½ (V_φ(s_t) − R̂_t)² + c₂ H(π_θ) ]
+
+    where ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t), and θ_k are the parameters that sampled the rollout.
+
+Algorithm   repeat until the budget of environment steps is spent
+    1. run π_θk for T steps in N parallel environments, a share of them in each process
+    2. remember log π_θk(a_t|s_t)
+    3. repeat for K epochs
+           δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
+           Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
+           R̂_t ← Â_t + V_φ(s_t)
+           for each minibatch: average the processes' gradients; θ, φ ← one Adam step on −L
+    4. update the statistics that normalise observations, by those of all processes; log
+
+Symbols     T steps, N environments of this process. M of the T·N steps are valid; in the others
+            an environment whose episode has ended is only reset (see Collector).
+    s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
+            x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
+    a_t     action      (T, N) or (T, N, act_dim)
+    r_t     reward      (T, N)  divided by a running deviation, so V, Â and R̂ are in these units
+    V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
+    ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
+    γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
+
+New after ppo_clip.py: the processes start from the same weights and take the same steps, on the mean
+of their gradients, so their weights stay the same. Each has environments, random numbers and
+minibatches of its own. The first one logs and saves.
+
+Run         torchrun --standalone --nproc-per-node 2 ppo_ddp.py --env-id HalfCheetah-v4
+Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
+Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
+"""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, distributed, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+SCRIPT = Path(__file__).stem
+RANK = int(os.environ.get("RANK", 0))  # which of the processes this is, by torchrun
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # how many there are
+
+
+@dataclass
+class Args:
+    # The task
+    env_id: str = "CartPole-v1"
+    """id of the gymnasium environment: vector observations, Discrete or Box actions"""
+    total_timesteps: int = 60_000
+    """budget of environment steps, all environments together"""
+    seed: int = 1
+    """seed of the network, the actions and the environments"""
+
+    # The algorithm
+    learning_rate: float = 1.5e-3
+    """Adam's step size"""
+    anneal_lr: bool = True
+    """lower the step size linearly to zero over the budget"""
+    num_envs: int = 64
+    """parallel environments, all processes together"""
+    num_steps: int = 32
+    """steps of each environment in a rollout, T"""
+    num_minibatches: int = 4
+    """minibatches an epoch, in each process; must divide its steps"""
+    update_epochs: int = 10
+    """passes over each rollout, K"""
+    gamma: float = 0.99
+    """discount factor, γ"""
+    gae_lambda: float = 0.95
+    """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
+    clip_coef: float = 0.2
+    """clip range of the probability ratio, ε"""
+    clip_vloss: bool = False
+    """clip the change of the value, too, to ± clip_coef in units of the scaled reward"""
+    ent_coef: float | None = None
+    """weight of the entropy bonus, c₂ (default: 0.003 for Discrete actions, 0 for Box)"""
+    vf_coef: float = 0.5
+    """weight of the value loss, c₁"""
+    max_grad_norm: float = 0.5
+    """L2 norm to which a larger gradient is scaled down"""
+    target_kl: float | None = None
+    """after each epoch, end the update early if KL(π_θk ‖ π_θ) exceeds this, in nats"""
+    norm_adv: bool = False
+    """normalise each minibatch's advantages to mean 0 and deviation 1"""
+    norm_obs: bool = True
+    """normalise observations by their running mean and deviation"""
+    norm_reward: bool = True
+    """divide rewards by the running deviation of their discounted sum so far"""
+
+    # The run
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
+    run_dir: str | None = None
+    """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
+    resume: str | None = None
+    """continue the run in this folder with its own flags; flags given beside it override them"""
+    checkpoint_interval: float = 60.0
+    """seconds between checkpoints"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation, one in each of as many parallel environments"""
+    save_model: bool = True
+    """write the deterministic policy to policy.pt"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    wandb_project_name: str = "policy-gradients"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team"""
+    cuda: bool = True
+    """use the GPU if there is one"""
+    torch_deterministic: bool = True
+    """use only deterministic algorithms on the GPU"""
+    compile: bool = False
+    """torch.compile the networks; it takes ten seconds or more to begin with"""
+
+
+# ================================ the algorithm ================================
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of the x of all processes, the same on each of them."""
+    total = x.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def gather_objects(mine) -> list:
+    """What each of the processes has, in the order of their ranks."""
+    everyone = [None] * WORLD_SIZE
+    distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+def average_gradients(agent: nn.Module, num_steps: int) -> None:
+    """Replace this process's gradients by those of the mean over the minibatches of all processes.
+
+    `num_steps` is the size of this process's minibatch, which gives its gradient the weight.
+    """
+    grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
+    flat = [grad.flatten() for grad in grads]
+    flat.append(torch.ones(1, device=flat[0].device))
+    total = sum_over_processes(num_steps * torch.cat(flat))  # the last entry is the sum of weights
+    nn.utils.vector_to_parameters(total[:-1] / total[-1], grads)
+
+
+class RunningStats(nn.Module):
+    """Mean and variance of everything seen so far: buffers, so they are saved with the network."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.var = nn.Buffer(torch.ones(shape))
+        self.count = nn.Buffer(torch.tensor(0))
+
+    def update(self, x: Tensor) -> None:
+        """Merge in x (n, *shape), n ≥ 1, of all processes; Chan et al. 1979."""
+        num_new = sum_over_processes(torch.tensor(len(x), device=x.device))
+        mean = sum_over_processes(x.sum(0)) / num_new
+        var = sum_over_processes((x - mean).square().sum(0)) / num_new
+        self.count += num_new
+        weight = num_new / self.count  # share of x in everything, itself included
+        delta = mean - self.mean
+        self.mean += weight * delta
+        # The variance of a mixture of two groups whose means lie delta apart.
+        self.var += weight * (var - self.var + (1 - weight) * delta.square())
+
+    def std(self) -> Tensor:
+        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
+        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
+
+
+def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
+    """Two hidden layers of 64 SiLU units. `last_gain` scales the last layer's initial weights."""
+    net = nn.Sequential(
+        nn.Linear(num_inputs, 64),
+        nn.SiLU(),
+        nn.Linear(64, 64),
+        nn.SiLU(),
+        nn.Linear(64, num_outputs),
+    )
+    linear_layers = net[::2]
+    gains = [2**0.5, 2**0.5, last_gain]
+    for layer, gain in zip(linear_layers, gains):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return net
+
+
+class Agent(nn.Module):
+    """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
+
+    Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
+    Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
+    """
+
+    def __init__(self, observation_space: Box, action_space: Discrete | Box):
+        super().__init__()
+        obs_dim = observation_space.shape[0]
+        self.discrete = isinstance(action_space, Discrete)
+        if self.discrete:
+            num_outputs = int(action_space.n)
+            low = action_space.start  # the first action's number, which need not be 0
+            high = low  # not used, but exported
+        else:
+            num_outputs = action_space.shape[0]
+            low = action_space.low
+            high = action_space.high
+        self.actor = mlp(obs_dim, num_outputs, last_gain=0.01)
+        self.critic = mlp(obs_dim, 1, last_gain=1.0)
+        self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
+        self.obs_stats = RunningStats(obs_dim)
+        self.discounted_sum_stats = RunningStats()
+        self.low = nn.Buffer(torch.tensor(low))
+        self.high = nn.Buffer(torch.tensor(high))
+
+    def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
+        return (obs - self.obs_stats.mean) / self.obs_stats.std()
+
+    def value(self, x: Tensor) -> Tensor:
+        """V_φ(s), (...)."""
+        return self.critic(x).squeeze(-1)
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
+        if self.discrete:
+            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
+            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            gumbel = -torch.empty_like(out).exponential_().log()
+            return (out + gumbel).argmax(-1)
+        return out + self.log_std.exp() * torch.randn_like(out)
+
+    def log_prob_and_entropy(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log π_θ(a|s) and H(π_θ(·|s)), both (...), from the actor's outputs."""
+        if self.discrete:
+            return softmax_policy(out, action)
+        return gaussian_policy(out, self.log_std, action)
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Turn actions into the environment's: Box actions are clipped and scaled to the bounds."""
+        if self.discrete:
+            env_action = self.low + action
+        else:
+            share = (action.clamp(-1, 1) + 1) / 2  # 0 at the lower bound, 1 at the upper
+            env_action = self.low + share * (self.high - self.low)
+        return env_action.cpu().numpy()
+
+
+def softmax_policy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (...) of actions (...) under logits (..., num_actions)."""
+    log_p = logits.log_softmax(-1)  # [softmax-policy] log π(a|s) = z_a − log Σ_b exp z_b
+    log_prob = log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return log_prob, entropy
+
+
+def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (...) of actions (..., act_dim) under means (..., act_dim)."""
+    z = (action - mean) / log_std.exp()
+    # [gaussian-policy] log N(a_i; μ_i, σ_i) for each dimension i of the action
+    log_density = -z.square() / 2 - log_std - np.log(2 * np.pi) / 2
+    log_prob = log_density.sum(-1)
+    entropy = (log_std + np.log(2 * np.pi * np.e) / 2).sum()  # the same in every state
+    return log_prob, entropy.expand(log_prob.shape)
+
+
+def gae(
+    reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
+
+    A terminated episode has no value after it. A truncated one is bootstrapped with the value of
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. A step
+    that only resets gets a meaningless advantage: the step before it, an end, adds none of it, and
+    the losses leave it out.
+    """
+    has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
+    goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
+    delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
+    decay = gamma * lam * goes_on
+    advantage = torch.zeros_like(delta)
+    later = torch.zeros_like(delta[0])  # Â_{t+1}, (N,)
+    for t in reversed(range(len(delta))):
+        advantage[t] = delta[t] + decay[t] * later  # [gae] Â_t = δ_t + γλ Â_{t+1}
+        later = advantage[t]
+    return advantage
+
+
+def policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
+    """The clipped surrogate, negated, of a minibatch (B,); Schulman et al. 2017, eq. 7.
+
+    Where Â > 0, raising the ratio beyond 1 + ε gains nothing; where Â < 0, lowering it below 1 − ε
+    gains nothing. There the gradient is 0. A ratio that has moved the wrong way keeps its gradient,
+    as the minimum is then the unclipped term: so a mistake is undone.
+    """
+    clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    return -torch.min(ratio * advantage, clipped_ratio * advantage).mean()  # [clip]
+
+
+def value_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared error of values (B,)."""
+    return 0.5 * (value - target).square().mean()
+
+
+def clipped_value_loss(
+    value: Tensor, old_value: Tensor, target: Tensor, clip_coef: float
+) -> Tensor:
+    """The value loss, where moving further than clip_coef from the old value gains nothing."""
+    clipped_value = old_value + (value - old_value).clamp(-clip_coef, clip_coef)
+    error = torch.max((value - target).square(), (clipped_value - target).square())
+    return 0.5 * error.mean()
+
+
+@torch.no_grad()
+def approx_kl(log_ratio: Tensor) -> Tensor:
+    """Estimate KL(π_θk ‖ π_θ) = E[−log ρ], in nats, from log ρ_t (B,) of actions of π_θk.
+
+    A term −log ρ can be negative. Adding ρ − 1, whose mean is 0, makes every term ≥ 0.
+    """
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+@dataclass
+class Rollout:
+    """T steps in each of N environments, as tensors on the agent's device."""
+
+    obs: Tensor  # (T+1, N, obs_dim)
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: the log-probability is of this one
+    reward: Tensor  # (T, N)
+    terminated: Tensor  # (T, N)
+    truncated: Tensor  # (T, N)
+    valid: Tensor  # (T, N), False for a step that only reset the environment
+    discounted_sum: Tensor  # (T, N), of rewards so far: c_t = r_t + γ c_{t−1}
+    episodes: list[tuple[float, int]]  # return and length of each episode that ended
+
+
+class Collector:
+    """Runs the agent in N environments, T steps at a time, and remembers where they are.
+
+    Autoreset, in one environment whose episode is truncated after three steps:
+
+        t               0      1      2      3       4
+        obs[t]          s_0    s_1    s_2    s_3     s_0'    s_3: the true last observation
+        reward[t]       r_0    r_1    r_2    0       r_0'
+        truncated[t]                  True
+        valid[t]        True   True   True   False   True    step 3 only resets; no loss sees it
+
+    The value of obs[3] bootstraps step 2.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, gamma: float, seed: int):
+        self.envs = envs
+        self.agent = agent
+        self.device = device
+        self.gamma = gamma
+        self.obs, _ = envs.reset(seed=seed)  # (N, obs_dim)
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.discounted_sum = np.zeros(envs.num_envs)
+        self.episode_return = np.zeros(envs.num_envs)
+        self.episode_length = np.zeros(envs.num_envs, dtype=int)
+
+    @torch.no_grad()
+    def collect(self, num_steps: int) -> Rollout:
+        """Run T = num_steps steps. Only actions are computed here: values and log-probabilities of
+        the whole rollout come later, from one forward pass.
+        """
+        shape = (num_steps, self.envs.num_envs)
+        obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
+        reward = np.zeros(shape)
+        terminated = np.zeros(shape, dtype=bool)
+        truncated = np.zeros(shape, dtype=bool)
+        valid = np.zeros(shape, dtype=bool)
+        discounted_sum = np.zeros(shape)
+        actions = []
+        episodes = []
+        for t in range(num_steps):
+            obs[t] = self.obs
+            x = self.agent.normalize(self.to_tensor(obs[t]))
+            action = self.agent.sample(self.agent.actor(x))
+            actions.append(action)
+            valid[t] = ~self.done
+            env_action = self.agent.to_env(action)
+            self.obs, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
+            self.done = terminated[t] | truncated[t]
+
+            # In a step that only resets reward and valid are 0, and so is the sum.
+            self.discounted_sum = reward[t] + self.gamma * self.discounted_sum * valid[t]
+            discounted_sum[t] = self.discounted_sum
+            self.episode_return += reward[t]
+            self.episode_length += valid[t]
+            for n in np.flatnonzero(self.done):
+                episodes.append((float(self.episode_return[n]), int(self.episode_length[n])))
+                self.episode_return[n] = 0
+                self.episode_length[n] = 0
+        obs[num_steps] = self.obs
+        if not valid.any():  # with T = 1, all may have been resetting: no step, no episode's end
+            return self.collect(num_steps)
+        return Rollout(
+            obs=self.to_tensor(obs),
+            action=torch.stack(actions),
+            reward=self.to_tensor(reward.astype(np.float32)),
+            terminated=self.to_tensor(terminated),
+            truncated=self.to_tensor(truncated),
+            valid=self.to_tensor(valid),
+            discounted_sum=self.to_tensor(discounted_sum.astype(np.float32)),
+            episodes=episodes,
+        )
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+
+def train(args: Args, checkpoint: dict | None = None) -> None:
+    """Train as the docstring at the top says; its numbers stand in the loop.
+
+    The GPU is waited for at every environment step (to_env), wherever [valid] has to know its size,
+    in the test of --target-kl and in run.log, but never in a minibatch.
+    """
+    check(args)
+    device = set_up(args)
+    start_process_group(device)
+    envs = make_envs(args.env_id, args.num_envs // WORLD_SIZE)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    if args.ent_coef is None:
+        args.ent_coef = 0.003 if agent.discrete else 0.0
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    if args.compile:
+        agent.actor.compile()
+        agent.critic.compile()
+    if RANK > 0:  # the first process alone logs and saves; what the others write is thrown away
+        folder = TemporaryDirectory()
+        args = replace(args, run_dir=folder.name, resume=None, track=False)
+    # If there is a checkpoint, Run restores agent and optimizer. New episodes begin, of a new seed.
+    run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
+    if RANK > 0:
+        run.bar.close()
+    torch.manual_seed(derive_seed(args.seed, ACTIONS, run.count.global_step, RANK))
+    env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
+    collector = Collector(envs, agent, device, args.gamma, env_seed)
+
+    while not run.finished():
+        lr = args.learning_rate
+        if args.anneal_lr:
+            lr *= 1 - run.count.global_step / args.total_timesteps
+        optimizer.param_groups[0]["lr"] = lr
+
+        # 1. Run the policy for T steps in N environments.
+        rollout = collector.collect(args.num_steps)
+        valid = rollout.valid
+        x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
+        reward = rollout.reward
+        if args.norm_reward:  # unlike those of observations, these statistics include this rollout
+            agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
+            reward = reward / agent.discounted_sum_stats.std()
+
+        # 2. Remember the policy that acted.
+        with torch.no_grad():
+            old_out = agent.actor(x[:-1])
+            old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
+            old_value = agent.value(x[:-1])  # (T, N)
+
+        # 3. K epochs of minibatch steps on this one rollout, of which M steps are valid.
+        batch_x = x[:-1][valid]  # (M, obs_dim)
+        batch_action = rollout.action[valid]  # (M,) or (M, act_dim)
+        batch_old_log_prob = old_log_prob[valid]  # (M,)
+        batch_old_value = old_value[valid]
+        for _ in range(args.update_epochs):
+            with torch.no_grad():
+                value = agent.value(x)  # (T+1, N)
+            advantage = gae(
+                reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
+            )  # (T, N)
+            batch_advantage = advantage[valid]
+            batch_target = (advantage + value[:-1])[valid]
+            shuffled = torch.randperm(len(batch_x), device=device)
+            for mb in shuffled.tensor_split(
+                args.num_minibatches
+            ):  # indices (B,), B ≈ M / num_minibatches
+                out = agent.actor(batch_x[mb])
+                log_prob, entropy = agent.log_prob_and_entropy(out, batch_action[mb])  # (B,)
+                log_ratio = log_prob - batch_old_log_prob[mb]
+                ratio = log_ratio.exp()  # [surrogate] ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
+                mb_advantage = batch_advantage[mb]
+                if args.norm_adv:  # a minibatch of one step gets 0, not NaN
+                    centred = mb_advantage - mb_advantage.mean()
+                    mb_advantage = centred / (mb_advantage.std(correction=0) + 1e-8)
+                pg_loss = policy_loss(ratio, mb_advantage, args.clip_coef)
+                v = agent.value(batch_x[mb])
+                if args.clip_vloss:
+                    v_loss = clipped_value_loss(
+                        v, batch_old_value[mb], batch_target[mb], args.clip_coef
+                    )
+                else:
+                    v_loss = value_loss(v, batch_target[mb])
+                loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy.mean()
+
+                optimizer.zero_grad()
+                loss.backward()
+                average_gradients(agent, len(mb))
+                grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                optimizer.step()
+
+                run.metric("losses/policy_loss", pg_loss)
+                run.metric("losses/value_loss", v_loss)
+                run.metric("losses/entropy", entropy.mean())
+                run.metric("losses/approx_kl", approx_kl(log_ratio))
+                run.metric("losses/clipfrac", ((ratio - 1).abs() > args.clip_coef).float().mean())
+                run.metric("losses/grad_norm", grad_norm)
+            if args.target_kl is not None:
+                with torch.no_grad():
+                    log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
+                kl = sum_over_processes(approx_kl(log_prob - batch_old_log_prob)) / WORLD_SIZE
+                if kl > args.target_kl:
+                    break
+
+        # 4. Update the observation statistics; log; save when it is time. The statistics must not
+        # change between the sampling of actions and the x above, or ρ_t would not start at 1.
+        if args.norm_obs:
+            agent.obs_stats.update(rollout.obs[:-1][valid])
+        # How much of the last epoch's targets did the critic explain before the first epoch?
+        unexplained = (batch_target - batch_old_value).var(correction=0)
+        explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
+        run.metric("losses/explained_variance", explained_variance)
+        run.metric("charts/learning_rate", lr)
+        # All processes count the same steps and episodes, and so end at the same time. A signal to
+        # one of them ends all.
+        num_steps = 0
+        episodes = []
+        for num_valid, ended, signal_number in gather_objects(
+            (int(valid.sum()), rollout.episodes, run.interrupted_by)
+        ):
+            num_steps += num_valid
+            episodes += ended
+            run.interrupted_by = max(run.interrupted_by, signal_number)
+        run.log(num_steps, episodes)
+
+    distributed.destroy_process_group()  # the others need not wait for the evaluation
+    if RANK == 0:
+        run.finish(export(agent))
+
+
+# ============ the rest is not the algorithm, and can be skipped ============
+
+# ---------------------------------------------------------------- what only this script needs
+
+# The flags whose values must be at least 0, and at least 1; see check.
+AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"]
+AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs"]
+AT_LEAST_1 += ["eval_episodes"]
+
+
+def check_own(args: Args, env: gym.Env) -> None:
+    """What only this script asks of its arguments and of the environment."""
+    if args.num_envs % WORLD_SIZE != 0:
+        fail(f"--num-envs {args.num_envs} cannot be divided among {WORLD_SIZE} processes")
+    num_envs = args.num_envs // WORLD_SIZE
+    steps = num_envs * args.num_steps
+    size = f"a process's rollout, {num_envs} environments × --num-steps {args.num_steps}"
+    if args.total_timesteps < steps * WORLD_SIZE:
+        fail(f"--total-timesteps {args.total_timesteps} is less than {WORLD_SIZE} × {size}")
+    if steps % args.num_minibatches != 0:
+        fail(f"--num-minibatches {args.num_minibatches} does not divide {size}")
+    # Where episodes last one step, every other step is a reset. No minibatch may be empty.
+    if num_envs * (args.num_steps // 2) < args.num_minibatches:
+        fail(f"--num-minibatches {args.num_minibatches} is more than half of {size}")
+    action = env.action_space
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
+    if not flat_box and not isinstance(action, Discrete):
+        fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
+
+
+def start_process_group(device: torch.device) -> None:
+    """Meet the other processes: by NCCL on GPUs, one each, by gloo on CPUs."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if "RANK" in os.environ:
+        distributed.init_process_group(backend)
+    else:  # started without torchrun, as the only process
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+
+
+def set_threads() -> None:
+    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def export(agent: Agent) -> dict:
+    """The deterministic policy as plain data, for load_policy."""
+    return {
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "activation": "silu",
+        "head": "argmax" if agent.discrete else "clip",
+        "obs_mean": agent.obs_stats.mean,
+        "obs_var": agent.obs_stats.var,
+        "low": agent.low,
+        "high": agent.high,
+    }
+
+
+# ---------------------------------------------------------------- the same in every script
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Make environments that step together: gymnasium's native vector version if there is one.
+
+    Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
+    observation. The step after it only resets: its action is ignored, its reward is 0.
+    """
+    return gym.make_vec(env_id, num_envs)
+
+
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+
+    `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
+    episode, because the first N episodes to end would be the short ones.
+    """
+    obs, _ = envs.reset(seed=seed)
+    returns = np.zeros(envs.num_envs)
+    running = np.ones(envs.num_envs, dtype=bool)
+    while running.any():
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+        returns += reward * running
+        running &= ~(terminated | truncated)
+    envs.close()
+    return returns
+
+
+def load_policy(path: str | Path):
+    """Load the policy.pt of any script: a function from raw observations to environment actions.
+
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Raises pickle.UnpicklingError for a file that carries code.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
+    obs_var = saved["obs_var"]
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    hidden_layers = saved["layers"][:-1]
+    last_weight, last_bias = saved["layers"][-1]
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (x - saved["obs_mean"]) / obs_std
+        for weight, bias in hidden_layers:
+            x = activation(x @ weight.T + bias)
+        out = x @ last_weight.T + last_bias
+        if saved["head"] == "argmax":
+            return (saved["low"] + out.argmax(-1)).numpy()
+        squashed = out.tanh() if saved["head"] == "tanh" else out.clamp(-1, 1)
+        return (saved["low"] + (squashed + 1) / 2 * (saved["high"] - saved["low"])).numpy()
+
+    return policy
+
+
+TRAINING = 0  # what a seed is for
+EVALUATION = 1
+ACTIONS = 2
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+
+    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
+    torch._dynamo, which takes that second; here the methods go without them.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+@dataclass
+class Count:
+    """How far a run has come."""
+
+    global_step: int = 0  # environment steps; a step that only resets is none
+    episodes: int = 0
+    wall_s: float = 0.0  # seconds of training
+    sps: int = 0  # steps a second
+    solved_at_step: int | None = None
+    solved_at_s: float | None = None
+
+
+class Run:
+    """A run's folder, counters, log and checkpoints, and its orderly end.
+
+    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    """
+
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, checkpoint, **parts):
+        self.args = args
+        self.envs = envs
+        self.device = device
+        self.parts = parts
+        self.count = Count()
+        self.last100 = []  # returns of the last 100 episodes
+        self.metrics = {}  # tag → values since the last log line
+        self.interrupted_by = 0  # number of a signal
+        self.last_save = 0.0
+        if checkpoint:
+            self.restore(checkpoint)
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        name = name.replace(":", "-")  # of an id like module:Name-v0
+        self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
+        if (self.dir / "summary.json").exists() and self.finished():
+            print(f"{self.dir} is finished, at step {self.count.global_step:,}")
+            sys.exit(0)  # with a larger --total-timesteps it would go on
+        self.dir.mkdir(parents=True, exist_ok=True)
+        (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
+        if args.track:
+            import wandb
+
+            where = {
+                "project": args.wandb_project_name,
+                "entity": args.wandb_entity,
+                "dir": self.dir,
+            }
+            identity = {"id": self.dir.name, "resume": "allow", "config": asdict(args)}
+            wandb.init(**where, **identity, sync_tensorboard=True)
+        step = self.count.global_step
+        purge_step = step + 1 if checkpoint else None  # drop what was logged after the checkpoint
+        self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
+        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
+        self.save()
+        signal.signal(signal.SIGINT, self.interrupt)
+        signal.signal(signal.SIGTERM, self.interrupt)
+
+    def interrupt(self, number: int, _) -> None:
+        """Ctrl-C or SIGTERM: end in good order after this iteration. A second one ends at once."""
+        self.interrupted_by = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def reached(self, target: float | None) -> bool:
+        """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
+        return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
+
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
+
+    def metric(self, tag: str, value: Tensor | float) -> None:
+        """Collect a value. The next log line has the mean of what was collected under each tag."""
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+        self.metrics.setdefault(tag, []).append(value)
+
+    def log(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Count steps and finished episodes (return, length); log; save when it is time.
+
+        A value that is not finite stops the run.
+        """
+        count = self.count
+        count.global_step += num_steps
+        count.episodes += len(episodes)
+        count.wall_s = time.perf_counter() - self.started
+        count.sps = round(count.global_step / count.wall_s)
+        self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if count.solved_at_step is None and self.reached(solved_return):
+            count.solved_at_step = count.global_step
+            count.solved_at_s = count.wall_s
+
+        self.metric("charts/SPS", count.sps)
+        if episodes:
+            mean_return, mean_length = np.mean(episodes, axis=0)
+            self.metric("charts/episodic_return", mean_return)
+            self.metric("charts/episodic_length", mean_length)
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+        means = [torch.stack(values).mean() for values in self.metrics.values()]
+        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
+        for tag, mean in zip(self.metrics, means):
+            self.writer.add_scalar(tag, mean, count.global_step)
+            if not np.isfinite(mean):
+                self.writer.close()
+                kept = f"stopped; {self.dir} keeps its last checkpoint"
+                sys.exit(f"{tag} became {mean} at step {count.global_step:,}: {kept}")
+        self.metrics = {}
+        self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
+            self.save()
+
+    def save(self) -> None:
+        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one."""
+        self.writer.flush()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state["script"] = SCRIPT
+        state["env_id"] = self.args.env_id
+        state["count"] = asdict(self.count)
+        state["last100"] = self.last100
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+        torch.save(state, self.dir / "checkpoint.tmp")
+        os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
+        self.last_save = time.perf_counter()
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go on from a checkpoint. Environments cannot be restored: new episodes begin."""
+        self.count = Count(**checkpoint["count"])
+        self.last100 = checkpoint["last100"]
+        for name, part in self.parts.items():
+            part.load_state_dict(checkpoint[name])
+        torch.set_rng_state(checkpoint["rng"])
+        num_gpus = torch.cuda.device_count()  # there may be fewer now
+        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
+
+    def finish(self, policy: dict) -> None:
+        """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
+        self.save()
+        self.bar.close()
+        args = self.args
+        count = self.count
+        if self.interrupted_by:
+            print(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
+            sys.exit(128 + self.interrupted_by)
+        policy["env_id"] = args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        torch.save(policy, self.dir / "policy.pt")
+        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        if not args.save_model:
+            os.remove(self.dir / "policy.pt")
+        seed = derive_seed(args.seed, EVALUATION)
+        returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
+        mean = returns.mean()
+        std = returns.std()
+        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
+        self.writer.close()
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
+        summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["eval_return_mean"] = mean
+        summary["eval_return_std"] = std
+        summary["eval_episodes"] = len(returns)
+        (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
+        cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
+        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
+        print(f"{args.env_id}: {result}; {cost}; {self.dir}")
+        if args.capture_video:
+            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"))]
+            envs = gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array")
+            evaluate(act, envs, seed)
+
+
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
+    return {**config, "versions": versions}
+
+
+def set_up(args: Args) -> torch.device:
+    """Choose threads and device; seed torch."""
+    set_threads()
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return device
+
+
+def fail(message: str) -> NoReturn:
+    """Bad input: one line on stderr and exit status 2."""
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_args() -> tuple[Args, dict | None]:
+    """Read the command line; with --resume, that run's arguments and checkpoint, too."""
+    args = tyro.cli(Args)
+    if args.resume is None:
+        return args, None
+    try:
+        config = json.loads(Path(args.resume, "config.json").read_text())
+        checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True)
+        made_by = (checkpoint["script"], checkpoint["env_id"])
+        saved_args = Args(**config["args"])
+    except Exception as error:  # every kind of damage raises a type of its own
+        fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
+    # Read it again: what is not given now is as it was in that run.
+    args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
+    if made_by != (SCRIPT, args.env_id):
+        fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
+    return args, checkpoint
+
+
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name in AT_LEAST_0 + AT_LEAST_1:
+        least = 1 if name in AT_LEAST_1 else 0
+        value = getattr(args, name)
+        if not value >= least:  # which a NaN is not, either
+            fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
+        fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")
+    try:
+        env = gym.make(args.env_id)
+    except Exception as error:  # gymnasium's, or an import's
+        fail(f"--env-id {args.env_id}: {error}")
+    obs = env.observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    check_own(args, env)
+
+
+if __name__ == "__main__":
+    train(*parse_args())
