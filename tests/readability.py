@@ -12,7 +12,7 @@ from helpers import ROOT, SCRIPTS
 
 TEXTS = {script: (ROOT / f"{script}.py").read_text() for script in SCRIPTS}
 ALGORITHM_BANNER = "the algorithm"
-REST_BANNER = "the rest is the same in every script, and can be skipped"
+REST_BANNER = "the rest is not the algorithm, and can be skipped"
 ROLLOUT_CLASSES = {"Rollout", "Collector", "ReplayBuffer", "Dataset"}
 # Neighbours whose difference is one idea.
 RUNGS = [

@@ -130,7 +130,8 @@ def test_softmax_policy_equals_torch_distributions(module):
 
 @pytest.mark.parametrize("module", modules_defining("gaussian_policy"))
 def test_gaussian_policy_equals_torch_distributions(module):
-    mean, log_std = torch.randn(40, 7, 3), torch.tensor([-1.0, 0.0, 0.7])
+    mean = torch.randn(40, 7, 3)
+    log_std = torch.tensor([-1.0, 0.0, 0.7])
     reference = Normal(mean, log_std.exp())
     action = reference.sample()
     log_prob, entropy = module.gaussian_policy(mean, log_std, action)

@@ -83,7 +83,7 @@ def train(args):
     loss(1)
 
 
-# ============ the rest is the same in every script, and can be skipped ============
+# ============ the rest is not the algorithm, and can be skipped ============
 
 
 def export():
@@ -109,9 +109,7 @@ def test_the_made_up_script_is_plain():
 
 
 FIRST_BANNER = "# ================================ the algorithm ================================\n"
-SECOND_BANNER = (
-    "# ============ the rest is the same in every script, and can be skipped ============\n"
-)
+SECOND_BANNER = "# ============ the rest is not the algorithm, and can be skipped ============\n"
 TRAIN = "def train(args):\n    loss(1)\n"
 
 
