@@ -22,7 +22,7 @@ from . import ROOT, BadInput, provenance
 from .options import SpeedOptions
 
 COLUMNS = ("environment", "rollout", "updates", "training", "training / environment")
-ROLLOUTS = ("collect", "collect_episodes")  # what the scripts call their rollout
+COLLECTORS = ("Collector", "EpisodeCollector")  # what the scripts' `collect` is a method of
 ENVIRONMENT_SECONDS = 0.5  # that the environment alone is timed for
 DEFAULT_STEPS = 20_000  # of a training, if nothing else is asked for
 OFF_POLICY_UPDATES = 2000  # of a training of an off-policy script
@@ -91,9 +91,10 @@ class Clock:
         self.readings: list[Reading] = []
         module.Adam.step = self.counted(module.Adam.step)
         module.Run.log = self.read_at(module.Run.log)
-        for name in ROLLOUTS:
+        for name in COLLECTORS:
             if hasattr(module, name):
-                setattr(module, name, self.timed(getattr(module, name)))
+                collector = getattr(module, name)
+                collector.collect = self.timed(collector.collect)
 
     def counted(self, optimizer_step):
         """An optimiser's `step` that counts itself."""
@@ -111,7 +112,7 @@ class Clock:
             log(run, *args)
             reading = Reading(
                 seconds=time.perf_counter(),
-                steps=run.count["global_step"],
+                steps=run.count.global_step,
                 updates=max(self.updates.values(), default=0),
                 rollout_seconds=self.rollout_seconds,
             )
@@ -120,15 +121,13 @@ class Clock:
         return log_and_read
 
     def timed(self, collect):
-        """A rollout whose seconds are counted."""
+        """A collector's `collect` whose seconds are counted."""
 
-        def timed_collect(*args):
-            rollouts = collect(*args)
-            while True:
-                start = time.perf_counter()
-                rollout = next(rollouts)
-                self.rollout_seconds += time.perf_counter() - start
-                yield rollout
+        def timed_collect(collector, *args):
+            start = time.perf_counter()
+            rollout = collect(collector, *args)
+            self.rollout_seconds += time.perf_counter() - start
+            return rollout
 
         return timed_collect
 

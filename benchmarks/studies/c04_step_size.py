@@ -79,40 +79,41 @@ class Iteration:
 
     before: dict
     """the agent's state_dict at θ_k"""
-    rollout: tuple
+    rollout: ppo_clip.Rollout
     """what the script's `collect` gave"""
 
 
 def record(script: ModuleType, **flags) -> list[Iteration]:
     """Train a script, and return what each of its iterations began with."""
     iterations = []
-    collect = script.collect
+    collect = script.Collector.collect
 
-    def recorded(envs, agent, *args):
-        for rollout in collect(envs, agent, *args):
-            iterations.append(Iteration(copy.deepcopy(agent.state_dict()), rollout))
-            yield rollout
+    def recorded(collector, num_steps: int) -> ppo_clip.Rollout:
+        rollout = collect(collector, num_steps)
+        before = copy.deepcopy(collector.agent.state_dict())
+        iterations.append(Iteration(before, rollout))
+        return rollout
 
-    with mock.patch.object(script, "collect", recorded), short_training(script, **flags):
-        return iterations
+    with mock.patch.object(script.Collector, "collect", recorded):
+        with short_training(script, **flags):
+            return iterations
 
 
 def update(script: ModuleType, iteration: Iteration, **flags) -> dict:
     """θ_{k+1} as a state_dict: the script's own update from θ_k, with a new optimiser."""
-    after = []
+    states = []  # of the agent at each rollout: θ_k, then θ_{k+1}
 
-    def replayed(envs, agent, *args):
-        agent.load_state_dict(iteration.before)
-        while True:
-            yield iteration.rollout
-            after.append(copy.deepcopy(agent.state_dict()))
+    def replayed(collector, num_steps: int) -> ppo_clip.Rollout:
+        if not states:
+            collector.agent.load_state_dict(iteration.before)
+        states.append(copy.deepcopy(collector.agent.state_dict()))
+        return iteration.rollout
 
-    # The script asks for the next rollout when the first update is over.
-    valid = iteration.rollout[5]
-    two_rollouts = {"total_timesteps": 2 * int(valid.sum())}
-    with mock.patch.object(script, "collect", replayed):
+    # The script asks for the second rollout when the first update is over.
+    two_rollouts = {"total_timesteps": 2 * int(iteration.rollout.valid.sum())}
+    with mock.patch.object(script.Collector, "collect", replayed):
         with short_training(script, **{**flags, **two_rollouts}):
-            return after[0]
+            return states[1]
 
 
 def make_agent(env_id: str) -> ppo_clip.Agent:
@@ -127,42 +128,43 @@ class Surrogates:
     M is the number of valid steps of the rollout.
     """
 
-    def __init__(self, agent: ppo_clip.Agent, rollout: tuple, args: ppo_clip.Args):
-        """The agent is at θ_k; its statistics of the return are updated with the rollout."""
-        obs, action, reward, terminated, truncated, valid, discounted, _ = rollout
+    def __init__(self, agent: ppo_clip.Agent, rollout: ppo_clip.Rollout, args: ppo_clip.Args):
+        """The agent is at θ_k; its statistics of rewards are updated with the rollout."""
+        valid = rollout.valid
+        reward = rollout.reward
         if args.norm_reward:
-            agent.return_stats.update(discounted[valid])
-            reward = reward / agent.return_stats.std()
-        x = agent.normalize(obs)  # (T+1, N, obs_dim)
-        value = agent.critic(x)  # (T+1, N)
+            agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
+            reward = reward / agent.discounted_sum_stats.std()
+        x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
+        value = agent.value(x)  # (T+1, N)
         advantage = ppo_clip.gae(
-            reward, value, terminated, truncated, args.gamma, args.gae_lambda
+            reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
         )  # (T, N)
         self.clip_coef = args.clip_coef
         self.x = x[:-1][valid]  # (M, obs_dim)
-        self.action = action[valid]  # (M, ...)
+        self.action = rollout.action[valid]  # (M, ...)
         self.advantage = advantage[valid]  # (M,)
         self.old_out = agent.actor(self.x)  # (M, num_outputs)
         self.old_log_std = agent.log_std.clone()
-        self.old_log_prob = agent.log_prob(self.old_out, self.action)[0]  # (M,)
+        self.old_log_prob, _ = agent.log_prob_and_entropy(self.old_out, self.action)  # (M,)
 
     def measure(self, agent: ppo_clip.Agent) -> dict[str, float]:
         """Both surrogates and the exact KL, in nats, at the agent's parameters."""
         out = agent.actor(self.x)
-        log_prob = agent.log_prob(out, self.action)[0]
+        log_prob, _ = agent.log_prob_and_entropy(out, self.action)
+        ratio = (log_prob - self.old_log_prob).exp()
         if agent.discrete:
             kl = ppo_kl.softmax_kl(self.old_out, out)
         else:
             kl = ppo_kl.gaussian_kl(self.old_out, self.old_log_std, out, agent.log_std)
         return {
-            "surrogate": self.surrogate(log_prob, np.inf),
-            "clipped surrogate": self.surrogate(log_prob, self.clip_coef),
+            "surrogate": self.surrogate(ratio, np.inf),
+            "clipped surrogate": self.surrogate(ratio, self.clip_coef),
             "KL": kl.mean().item(),
         }
 
-    def surrogate(self, log_prob: torch.Tensor, clip_coef: float) -> float:
-        loss, _ = ppo_clip.policy_loss(log_prob, self.old_log_prob, self.advantage, clip_coef)
-        return -loss.item()
+    def surrogate(self, ratio: torch.Tensor, clip_coef: float) -> float:
+        return -ppo_clip.policy_loss(ratio, self.advantage, clip_coef).item()
 
 
 def mean_return(agent: ppo_clip.Agent, args: ppo_clip.Args, episodes: int) -> float:
@@ -170,7 +172,7 @@ def mean_return(agent: ppo_clip.Agent, args: ppo_clip.Args, episodes: int) -> fl
 
     def act(obs: np.ndarray) -> np.ndarray:
         x = agent.normalize(torch.as_tensor(obs, dtype=torch.float32))
-        return agent.to_env(agent.sample(x))
+        return agent.to_env(agent.sample(agent.actor(x)))
 
     torch.manual_seed(args.seed)
     envs = ppo_clip.make_envs(args.env_id, episodes)

@@ -57,8 +57,16 @@ SHORT_NAMES = {PLAIN: "no baseline", VALUE: "b = V(s)", OTHERS: "b = others"}
 # ---------------------------------------------------------------- what is used of sac.py
 
 
-def train(env_id: str, seed: int, steps: int, learning_starts: int) -> tuple[sac.Agent, Tensor]:
-    """An actor and its critics after a short training, and the states that they have seen.
+@dataclass
+class Learner:
+    """What J is of: an actor, its critics, and α."""
+
+    agent: sac.Agent
+    alpha: Tensor
+
+
+def train(env_id: str, seed: int, steps: int, learning_starts: int) -> tuple[Learner, Tensor]:
+    """A learner after a short training, and the states that it has seen.
 
     The states are normalised observations (M, obs_dim).
     """
@@ -73,9 +81,9 @@ def train(env_id: str, seed: int, steps: int, learning_starts: int) -> tuple[sac
     envs = sac.make_envs(env_id, 1)
     agent = sac.Agent(envs.single_observation_space, envs.single_action_space)
     agent.load_state_dict(checkpoint["agent"])
-    obs_dim = len(agent.obs_mean)
-    obs = checkpoint["buffer"]["rows"][:, :obs_dim]
-    return agent, agent.normalize(obs)
+    alpha = checkpoint["temperature"]["log_alpha"].exp()
+    states = agent.normalize(checkpoint["buffer"]["obs"])
+    return Learner(agent, alpha), states
 
 
 def num_action_dimensions(env_id: str) -> int:
@@ -94,51 +102,57 @@ def at_fixed_action(mean: Tensor, log_std: Tensor, noise: Tensor, tanh_gaussian=
     return action.detach(), log_prob
 
 
-def sample(agent: sac.Agent, x: Tensor) -> tuple[Tensor, Tensor]:
+def soft_value(learner: Learner, x: Tensor, action: Tensor, log_prob: Tensor) -> Tensor:
+    """f(s, a) (...) of x (..., obs_dim) and actions (..., act_dim)."""
+    q1 = learner.agent.q1(x, action)
+    q2 = learner.agent.q2(x, action)
+    return sac.soft_value(q1, q2, learner.alpha, log_prob)
+
+
+def sample(learner: Learner, x: Tensor) -> tuple[Tensor, Tensor]:
     """f(s, a) of sampled actions, a constant; and log π_θ(a|s), whose gradient is the score.
 
-    x is (..., obs_dim), both results are (..., 1).
+    x is (..., obs_dim), both results are (...).
     """
     with mock.patch.object(sac, "tanh_gaussian", at_fixed_action):
-        action, log_prob = agent.sample(x)
+        action, log_prob = learner.agent.sample(x)
     with torch.no_grad():
-        both_q = agent.q(x.flatten(0, -2), action.flatten(0, -2))  # (..., 2)
-        q = both_q.min(-1).values.view_as(log_prob)
-        f = q - agent.log_alpha.exp() * log_prob
+        f = soft_value(learner, x, action, log_prob)
     return f, log_prob
 
 
-def gradient(agent: sac.Agent, objective: Tensor) -> Tensor:
+def gradient(learner: Learner, objective: Tensor) -> Tensor:
     """∇_θ of a number, all the actor's parameters in one vector (P,)."""
-    parameters = list(agent.actor.parameters())
+    parameters = list(learner.agent.actor.parameters())
     gradients = torch.autograd.grad(objective, parameters, retain_graph=True)
     return torch.cat([g.flatten() for g in gradients])
 
 
-def pathwise_gradient(agent: sac.Agent, x: Tensor, num_actions: int) -> Tensor:
+def pathwise_gradient(learner: Learner, x: Tensor, num_actions: int) -> Tensor:
     """sac.py's gradient (P,) of J at states x (B, obs_dim) with K actions each."""
-    loss, _ = sac.soft_actor_loss(agent, x.repeat(num_actions, 1))
-    return gradient(agent, -loss)
+    repeated = x.repeat(num_actions, 1)
+    action, log_prob = learner.agent.sample(repeated)
+    return gradient(learner, soft_value(learner, repeated, action, log_prob).mean())
 
 
 # ---------------------------------------------------------------- measurements
 
 
-def estimates(agent: sac.Agent, x: Tensor, value: Tensor, num_actions: int) -> dict[str, Tensor]:
+def estimates(learner: Learner, x: Tensor, value: Tensor, num_actions: int) -> dict[str, Tensor]:
     """One estimate (P,) of ∇J by each estimator at states x (B, obs_dim).
 
-    `value` (B, 1) is V(s). The score function's estimates share their actions. The mean of the
+    `value` (B,) is V(s). The score function's estimates share their actions. The mean of the
     K − 1 others as a baseline needs K > 1.
     """
-    f, log_prob = sample(agent, x.expand(num_actions, *x.shape))  # (K, B, 1)
+    f, log_prob = sample(learner, x.expand(num_actions, *x.shape))  # (K, B)
     weights = {PLAIN: f, VALUE: f - value}
     if num_actions > 1:
         others = (f.sum(0) - f) / (num_actions - 1)
         weights[OTHERS] = f - others
     found = {}
     for name, weight in weights.items():
-        found[name] = gradient(agent, (log_prob * weight).mean())
-    found[PATHWISE] = pathwise_gradient(agent, x, num_actions)
+        found[name] = gradient(learner, (log_prob * weight).mean())
+    found[PATHWISE] = pathwise_gradient(learner, x, num_actions)
     return found
 
 
@@ -153,10 +167,10 @@ class GradientMoments:
 
 
 def moments(
-    agent: sac.Agent, x: Tensor, value: Tensor, num_actions: int, repeats: int
+    learner: Learner, x: Tensor, value: Tensor, num_actions: int, repeats: int
 ) -> dict[str, GradientMoments]:
     """The moments of each estimator, from `repeats` estimates; see `estimates`."""
-    found = [estimates(agent, x, value, num_actions) for _ in range(repeats)]
+    found = [estimates(learner, x, value, num_actions) for _ in range(repeats)]
     by_name = {}
     for name in found[0]:
         g = torch.stack([one[name] for one in found])  # (repeats, P)
@@ -164,7 +178,7 @@ def moments(
     return by_name
 
 
-def state_variance(agent: sac.Agent, states: Tensor, repeats: int) -> float:
+def state_variance(learner: Learner, states: Tensor, repeats: int) -> float:
     """The variance of ∇J that the draw of the states alone makes, of states (M, obs_dim).
 
     Two gradients at the same batch have independent actions. So only what the states share is left
@@ -174,8 +188,8 @@ def state_variance(agent: sac.Agent, states: Tensor, repeats: int) -> float:
     second = []
     for _ in range(repeats):
         x = states[torch.randint(len(states), (STATES,))]
-        first.append(pathwise_gradient(agent, x, 4))
-        second.append(pathwise_gradient(agent, x, 4))
+        first.append(pathwise_gradient(learner, x, 4))
+        second.append(pathwise_gradient(learner, x, 4))
     first_g = torch.stack(first)  # (repeats, P)
     second_g = torch.stack(second)
     products = (first_g - first_g.mean(0)) * (second_g - second_g.mean(0))
@@ -196,13 +210,13 @@ class Measurement:
     """squared distance of its mean from the pathwise one's, over what is expected if they agree"""
 
 
-def measure(agent: sac.Agent, states: Tensor, budget: int) -> Measurement:
-    """Variances and tests of an actor at 256 of its replayed states (M, obs_dim), normalised."""
+def measure(learner: Learner, states: Tensor, budget: int) -> Measurement:
+    """Variances and tests of a learner at 256 of its replayed states (M, obs_dim), normalised."""
     x = states[torch.randint(len(states), (STATES,))]
     with torch.no_grad():
-        f, _ = sample(agent, x.expand(256, *x.shape))
+        f, _ = sample(learner, x.expand(256, *x.shape))
         value = f.mean(0)
-    by_actions = {k: moments(agent, x, value, k, budget // k) for k in ACTIONS}
+    by_actions = {k: moments(learner, x, value, k, budget // k) for k in ACTIONS}
 
     means = {}
     traces = {}
@@ -224,7 +238,7 @@ def measure(agent: sac.Agent, states: Tensor, budget: int) -> Measurement:
         share[name] = (mean @ pathwise).item() / squared_norm
         squared_distance = (mean - pathwise).square().sum().item()
         distance[name] = squared_distance / (errors[name] + errors[PATHWISE])
-    states_alone = state_variance(agent, states, budget // 4) / squared_norm
+    states_alone = state_variance(learner, states, budget // 4) / squared_norm
     return Measurement(variance, states_alone, share, distance)
 
 
@@ -390,7 +404,7 @@ def study(
     results = {env_id: [] for env_id in ENVIRONMENTS}
     for env_id in ENVIRONMENTS:
         for seed in SEEDS:
-            agent, states = train(env_id, seed, steps, learning_starts)
+            learner, states = train(env_id, seed, steps, learning_starts)
             torch.manual_seed(seed)
-            results[env_id].append(measure(agent, states, budget))
+            results[env_id].append(measure(learner, states, budget))
     return draw(results), tables(results)

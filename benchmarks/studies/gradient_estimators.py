@@ -40,7 +40,7 @@ from a2c import gae
 from reinforce_baseline import (
     Adam,
     Agent,
-    collect_episodes,
+    EpisodeCollector,
     derive_seed,
     make_envs,
     mean_baseline,
@@ -138,13 +138,14 @@ class Trajectories:
         """So many trajectories of the agent's policy."""
         torch.manual_seed(seed)
         envs = make_envs(ENV_ID, number)
-        obs, action, reward, valid, _ = next(collect_episodes(envs, agent, seed))
-        return cls(agent.normalize(obs), action, reward, valid)
+        episodes = EpisodeCollector(envs, agent, torch.device("cpu"), seed).collect()
+        x = agent.normalize(episodes.obs)
+        return cls(x, episodes.action, episodes.reward, episodes.valid)
 
 
 def critic_of_training(agent: Agent, x: Tensor) -> Tensor:
     """V(s) (T, M) as the run itself had it, of x (T, M, obs_dim)."""
-    return agent.critic(x) * agent.return_stats.std()
+    return agent.value(x) * agent.return_stats.std()
 
 
 def gradients(agent: Agent, x: Tensor, action: Tensor, weight: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def gradients(agent: Agent, x: Tensor, action: Tensor, weight: Tensor) -> Tensor
         inputs.append(hidden)
         hidden = layer(hidden)
         outputs.append(hidden)
-    log_prob, _ = agent.log_prob(hidden, action)
+    log_prob, _ = agent.log_prob_and_entropy(hidden, action)
     # Every other layer is linear; those between are activations.
     deltas = torch.autograd.grad(log_prob.sum(), outputs[::2])
     parts = []
@@ -198,7 +199,7 @@ def advantage(data: Trajectories, value: Tensor, lam: float) -> Tensor:
 class FittedCritic:
     """V(s), fitted to rewards-to-go; and its features φ(s), in which V is linear."""
 
-    def __init__(self, critic: nn.Module, scale: Tensor):
+    def __init__(self, critic: nn.Sequential, scale: Tensor):
         """The critic's output times `scale` is V."""
         self.critic = critic
         self.scale = scale
@@ -206,12 +207,12 @@ class FittedCritic:
     @torch.no_grad()
     def value(self, x: Tensor) -> Tensor:
         """V(s) (T, M) of x (T, M, obs_dim)."""
-        return self.critic(x) * self.scale
+        return self.critic(x).squeeze(-1) * self.scale
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """φ(s) (T, M, F) of x (T, M, obs_dim): the last hidden units and 1."""
-        hidden = self.critic[:-2](x)
+        hidden = self.critic[:-1](x)
         return torch.cat([hidden, torch.ones_like(hidden[..., :1])], -1)
 
 
@@ -225,7 +226,8 @@ def fit_critic(agent: Agent, data: Trajectories, epochs: int = 10) -> FittedCrit
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - epoch / epochs)
         for indices in torch.randperm(len(target)).split(1024):
-            loss = (critic(x[indices]) - target[indices]).square().mean()
+            value = critic(x[indices]).squeeze(-1)
+            loss = (value - target[indices]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

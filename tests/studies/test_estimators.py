@@ -97,11 +97,10 @@ def by_autograd(agent, data: Trajectories, weight: torch.Tensor, size: int) -> t
     """The estimates (G, P), by reinforce_baseline.py's own loss."""
     found = []
     for columns in torch.arange(data.x.shape[1]).split(size):
-        x = data.x[:, columns]
-        action = data.action[:, columns]
+        out = agent.actor(data.x[:, columns])
+        log_prob, _ = agent.log_prob_and_entropy(out, data.action[:, columns])
         valid = data.valid[:, columns]
-        score_weight = weight[:, columns]
-        loss, _ = reinforce_baseline.reinforce_loss(agent, x, action, score_weight, valid)
+        loss = reinforce_baseline.reinforce_loss(log_prob, weight[:, columns], valid)
         found.append(flat_gradient(-loss, agent))
     return torch.stack(found)
 

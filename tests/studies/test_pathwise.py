@@ -31,22 +31,25 @@ class Constant(torch.nn.Module):
         return self.outputs.expand(*x.shape[:-1], -1)
 
 
+class Quadratic(torch.nn.Module):
+    """A critic whose Q is f."""
+
+    def forward(self, x, action):
+        return (OFFSET - CURVATURE / 2 * (action.atanh() - x).square()).squeeze(-1)
+
+
 @pytest.fixture
 def quadratic():
-    """An agent without entropy term, with a quadratic Q, and with a Gaussian u.
+    """A learner without entropy term, with a quadratic Q, and with a Gaussian u.
 
     u is N(0.4, σ²), log σ = −1.5 + 3.5 tanh(0.3).
     """
-
-    def q(x, action):
-        value = OFFSET - CURVATURE / 2 * (action.atanh() - x).square()
-        return value.expand(*action.shape[:-1], 2)
-
     torch.manual_seed(0)
-    agent = sac.Agent(SQUARE, SQUARE, alpha=0.0)
+    agent = sac.Agent(SQUARE, SQUARE)
     agent.actor = Constant(0.4, 0.3)
-    agent.q = q
-    return agent
+    agent.q1 = Quadratic()
+    agent.q2 = Quadratic()
+    return c08_pathwise.Learner(agent, alpha=torch.tensor(0.0))
 
 
 SIGMA = math.exp(-1.5 + 3.5 * math.tanh(0.3))
@@ -100,7 +103,7 @@ def test_quadratic_variances(quadratic):
     states = 64
     repeats = 1000
     x = torch.full((states, 1), 1.0, dtype=torch.float64)
-    v = torch.full((states, 1), value, dtype=torch.float64)
+    v = torch.full((states,), value, dtype=torch.float64)
     found = c08_pathwise.moments(quadratic, x, v, 1, repeats)
     found_of_two = c08_pathwise.moments(quadratic, x, v, 2, repeats)
     for moments, expected in ((found, exact), (found_of_two, exact_of_two)):
@@ -120,7 +123,7 @@ def test_score_is_that_of_torch_distributions():
     action, log_prob = c08_pathwise.at_fixed_action(mean, log_std, noise)
     assert not action.requires_grad
     policy = TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform())
-    theirs = policy.log_prob(action).sum(-1, keepdim=True)
+    theirs = policy.log_prob(action).sum(-1)
     torch.testing.assert_close(log_prob, theirs)
     our_gradient = torch.autograd.grad(log_prob.sum(), (mean, log_std))
     their_gradient = torch.autograd.grad(theirs.sum(), (mean, log_std))
@@ -130,17 +133,19 @@ def test_score_is_that_of_torch_distributions():
 def test_means_are_the_soft_objectives_gradient():
     """With the entropy term and networks; the expectation over a by quadrature."""
     torch.manual_seed(3)
-    agent = sac.Agent(Box(-1, 1, (3,)), SQUARE, alpha=0.3).double()
+    agent = sac.Agent(Box(-1, 1, (3,)), SQUARE).double()
+    learner = c08_pathwise.Learner(agent, alpha=torch.tensor(0.3))
     x = torch.randn(8, 3, dtype=torch.float64)
     grid = torch.linspace(-8, 8, 1001, dtype=torch.float64)[:, None, None]
-    density = torch.softmax(-grid.square() / 2, 0)
+    density = torch.softmax(-grid.square() / 2, 0).squeeze(-1)
+    of_grid = x.expand(1001, *x.shape)
     with mock.patch.object(torch, "randn_like", lambda mean: grid.expand_as(mean)):
-        action, log_prob = agent.sample(x.expand(1001, *x.shape))
-    q = agent.q(x.repeat(1001, 1), action.flatten(0, 1)).min(-1).values.view_as(log_prob)
+        action, log_prob = agent.sample(of_grid)
+    q = torch.min(agent.q1(of_grid, action), agent.q2(of_grid, action))
     value = (density * (q - 0.3 * log_prob)).sum(0)
-    exact = c08_pathwise.gradient(agent, value.mean())
+    exact = c08_pathwise.gradient(learner, value.mean())
     repeats = 100
-    for name, found in c08_pathwise.moments(agent, x, value.detach(), 32, repeats).items():
+    for name, found in c08_pathwise.moments(learner, x, value.detach(), 32, repeats).items():
         variance_of_mean = found.trace / repeats
         assert variance_of_mean < 0.02 * exact.square().sum(), name  # else it would prove nothing
         assert (found.mean - exact).square().sum() < 4 * variance_of_mean, name

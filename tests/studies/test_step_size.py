@@ -47,13 +47,14 @@ def action_density(agent, x, action) -> np.ndarray:
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
     logged = []
-    log = ppo_kl.Run.log
+    metric = ppo_kl.Run.metric
 
-    def recording_log(run, *args):
-        logged.append(args[-1]["losses/kl"])
-        log(run, *args)
+    def recording_metric(run, tag, value):
+        if tag == "losses/kl":
+            logged.append(float(value))
+        metric(run, tag, value)
 
-    monkeypatch.setattr(ppo_kl.Run, "log", recording_log)
+    monkeypatch.setattr(ppo_kl.Run, "metric", recording_metric)
     flags = {"env_id": env_id, "num_envs": 8, "num_steps": 32, "seed": 3}
     steps_of_update = {"update_epochs": 4, "learning_rate": 1e-2}
     records = c04_step_size.record(ppo_kl, total_timesteps=4 * 256, **steps_of_update, **flags)
@@ -65,14 +66,17 @@ def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
     assert found["KL"][0] == 0
     assert found["KL"][1] == pytest.approx(logged[2], rel=1e-4) and logged[2] > 0.001
 
-    columns = [column.numpy() for column in iteration.rollout[:-1]]
-    obs, action, reward, terminated, truncated, valid, *_ = columns
+    rollout = iteration.rollout
+    action = rollout.action.numpy()
+    valid = rollout.valid.numpy()
     agent = agent_for(ppo_clip, ppo_clip.make_envs(env_id, 1))
-    reward = reward / np.sqrt(after["return_stats.var"].item() + 1e-8)
-    std = np.sqrt(before["obs_stats.var"].numpy() + 1e-8)
-    x = torch.tensor((obs - before["obs_stats.mean"].numpy()) / std)
+    reward = rollout.reward.numpy() / np.sqrt(after["discounted_sum_stats.var"].item() + 1e-8)
+    std = (before["obs_stats.var"] + 1e-8).sqrt()
+    x = (rollout.obs - before["obs_stats.mean"]) / std
     agent.load_state_dict(before)
-    value = agent.critic(x).detach().numpy()
+    value = agent.value(x).detach().numpy()
+    terminated = rollout.terminated.numpy()
+    truncated = rollout.truncated.numpy()
     advantage = advantages(reward, value, terminated, truncated)[valid]
     old_density = action_density(agent, x[:-1], action)[valid]
     agent.load_state_dict(after)
