@@ -10,11 +10,11 @@
 # ///
 """DAgger: imitation of an expert that labels the learner's own states; behavioural cloning, too.
 
-A tag such as [dagger] names an equation and stands beside the line of code that computes it. The
-project's LECTURES.md lists all tags.
+A tag such as [dagger] names an equation and stands beside the code that computes it. The project's
+LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], not raised directly: no reward is learned from. An
-    expert π* is imitated by descent on a growing dataset D of states and its actions there:
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], not raised directly: the learner sees no reward. It
+    imitates an expert π*, by descent on a growing dataset D of states and the expert's actions:
 
     L(θ) = E_{(s, a*) ∈ D}[ −log π_θ(a*|s) ]
 
@@ -23,12 +23,13 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], not raised directly: no rewar
 
 Algorithm   repeat until the budget of labels is spent
     1. β ← 1 in the first iteration, then as --beta-schedule says; always 1 with --bc-only
-    2. run T steps in N environments: with probability β the expert acts, else the learner
-    3. label every visited state with the expert's action, whoever acted; add to D
+    2. run T steps in N environments: at each step of each of them the expert acts with
+       probability β, else the learner
+    3. label every state in which one acted with the expert's action, whoever it was; add to D
     4. repeat K times: θ ← one Adam step on L of a minibatch of D
     5. log
 
-Symbols     N environments, T steps; M of the T·N steps are valid, the others only reset one
+Symbols     N environments, T steps; M of the T·N steps are valid, the others only reset
     s_t     obs         (M, obs_dim)      x  (B, obs_dim)  normalised, of a minibatch of B
     a*_t    label       (M,) or (M, act_dim)  the expert's action, as the environment takes it
     D       dataset     one state and label for each valid step so far
@@ -37,7 +38,7 @@ Symbols     N environments, T steps; M of the T·N steps are valid, the others o
 
 New here: a clone of the expert errs now and then and comes to states that the expert never visits.
 There it has learned nothing, so errors compound with the episode's length. Labels of the learner's
-own states mend that. --bc-only spends as many labels on the expert's states alone.
+own states mend that. --bc-only spends as many labels, but only on states that the expert visits.
 
 Run         python dagger.py
             python ppo_clip.py --env-id Hopper-v4 --run-dir expert && python dagger.py \
@@ -95,7 +96,7 @@ class Args:
     batch_size: int = 256
     """labels in a minibatch, B"""
     beta_schedule: Literal["first", "linear", "exponential"] = "first"
-    """probability that the expert acts: only at first, or falling to 0 linearly, or to 0.01"""
+    """β, from 1: 0 after the first iteration, or falling linearly to 0 or exponentially to 0.01"""
     bc_only: bool = False
     """behavioural cloning: the expert always acts"""
     dataset: str | None = None
@@ -186,7 +187,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used, but exported
+            high = low  # not used; policy.pt has both in either case
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -197,6 +198,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by the statistics of the dataset; before the first fit by 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std()
 
     @torch.no_grad()
@@ -229,12 +231,12 @@ def imitation_loss(agent: Agent, out: Tensor, label: Tensor) -> Tensor:
     target = agent.from_env(label)
     if agent.discrete:
         return nn.functional.cross_entropy(out, target)  # [behavioural-cloning]
-    return (target - out).square().sum(-1).mean() / 2
+    return (target - out).square().sum(-1).mean() / 2  # [behavioural-cloning] with σ = 1
 
 
 @torch.no_grad()
 def disagreement(agent: Agent, out: Tensor, label: Tensor) -> Tensor:
-    """Share of actions that are not the expert's. Box: of components off by more than 0.1 of 2."""
+    """Share of actions that differ from the expert's; Box: of components, by more than 0.1."""
     target = agent.from_env(label)
     if agent.discrete:
         return (out.argmax(-1) != target).float().mean()
@@ -251,7 +253,7 @@ def expert_share(schedule: str, progress: float) -> float:
 
 
 def balance(obs: np.ndarray) -> np.ndarray:
-    """CartPole-v1: push to the side to which the pole, and a little the cart, leans and moves."""
+    """CartPole-v1: push to the side to which the pole leans and falls, and a little the cart's."""
     weights = [0.05, 0.1, 1.0, 0.3]  # of position, velocity, angle, angular velocity
     return (obs @ weights > 0).astype(np.int64)
 
@@ -259,7 +261,7 @@ def balance(obs: np.ndarray) -> np.ndarray:
 def swing_up(obs: np.ndarray) -> np.ndarray:
     """Pendulum-v1: pump energy until it suffices to stand, then hold; Åström and Furuta 2000."""
     cos, sin, velocity = obs.T
-    # Of a rod of length 1 and mass 1 with g = 10. It is 0 when the rod stands upright, at rest.
+    # The energy of a rod of length 1 and mass 1 with g = 10; 0 upright and at rest.
     energy = velocity**2 / 6 + 5 * (cos - 1)
     pump = -10 * energy * np.sign(velocity)
     hold = -12 * np.arctan2(sin, cos) - 3 * velocity
@@ -282,8 +284,8 @@ class Labelled:
 class LabelCollector:
     """Runs expert and learner in N environments, T steps at a time, and remembers where they are.
 
-    After an episode's end the environment's next step only resets it. Such a step is not valid: the
-    observation before it is the last of an episode, in which nobody acts.
+    An environment is reset in the step after its episode's end. That step ignores its action, and
+    its reward is 0. It is not valid: nobody acts on an episode's last observation.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, expert, seed: int):
@@ -296,7 +298,10 @@ class LabelCollector:
         self.episode_length = np.zeros(envs.num_envs, dtype=int)
 
     def collect(self, num_steps: int, beta: float) -> Labelled:
-        """Run T = num_steps steps, and on until there is a valid one. β: the expert's share."""
+        """Run T = num_steps steps; β is the probability that the expert acts.
+
+        Where all T are resets, which can be if T = 1, run on until one is valid.
+        """
         observations = []
         labels = []
         episodes = []
@@ -308,7 +313,7 @@ class LabelCollector:
             num_valid += valid.sum()
             label = self.expert(self.obs)  # [dagger] a*_t = π*(s_t), whoever acts
             observations.append(torch.tensor(self.obs[valid], dtype=torch.float32))
-            labels.append(torch.as_tensor(label[valid]))
+            labels.append(torch.tensor(label[valid]))
 
             action = self.agent.act(self.obs)
             by_expert = (torch.rand(self.envs.num_envs) < beta).numpy()
@@ -316,7 +321,7 @@ class LabelCollector:
             self.obs, reward, terminated, truncated, _ = self.envs.step(action)
             self.done = terminated | truncated
 
-            self.episode_return += reward
+            self.episode_return += reward  # of whoever acted; 0 in a reset
             self.episode_length += valid
             for n in np.flatnonzero(self.done):
                 episodes.append((float(self.episode_return[n]), int(self.episode_length[n])))
@@ -345,7 +350,7 @@ class Dataset:
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
-    """Train as the docstring at the top says; its numbers stand in the loop.
+    """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
     The GPU is waited for at every environment step (agent.act) and in run.log, not in an update.
     """
@@ -353,9 +358,10 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
     if args.compile:
         agent.actor.compile()
+    # A label is like agent.low: a number if Discrete, else act_dim floats.
     dataset = Dataset(
         obs=torch.empty(0, *envs.single_observation_space.shape, device=device),
         label=torch.empty(0, *agent.low.shape, dtype=agent.low.dtype, device=device),
@@ -366,7 +372,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     expert, _ = load_expert(args)
     eval_envs = make_envs(args.env_id, args.eval_episodes)
     expert_return = evaluate(expert, eval_envs, derive_seed(args.seed, EVALUATION)).mean()
-    # If there is a checkpoint, Run restores all that is named here. New episodes begin.
+    # If there is a checkpoint, Run restores these parts. The step is part of the seed, so that a
+    # resumed run does not begin with the episodes of the first one.
     parts = {"agent": agent, "optimizer": optimizer, "dataset": dataset}
     run = Run(args, envs, device, checkpoint, **parts)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
@@ -389,23 +396,24 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         new = collector.collect(args.num_steps, beta)
         dataset.add(new.obs, new.label)
         new_label = new.label.to(device)
-        with torch.no_grad():  # how well is what is new known, before anything is learned from it?
+        with torch.no_grad():  # the loss on the new states, before anything is learned from them
             out = agent.actor(agent.normalize(new.obs.to(device)))
             new_loss = imitation_loss(agent, out, new_label)
         run.metric("losses/imitation_loss_on_new_states", new_loss)
         run.metric("losses/disagreement_on_new_states", disagreement(agent, out, new_label))
-        agent.obs_stats.fit(dataset.obs)
+        agent.obs_stats.fit(dataset.obs)  # from now on the network sees these states scaled anew
 
         # 4. K minibatch steps on all labels so far.
         for _ in range(args.num_updates):
             index = torch.randint(len(dataset.obs), (args.batch_size,), device=device)
             out = agent.actor(agent.normalize(dataset.obs[index]))
-            loss = imitation_loss(agent, out, dataset.label[index])
+            label = dataset.label[index]
+            loss = imitation_loss(agent, out, label)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             run.metric("losses/imitation_loss", loss)
-            run.metric("losses/disagreement", disagreement(agent, out, dataset.label[index]))
+            run.metric("losses/disagreement", disagreement(agent, out, label))
 
         # 5. Log; save when it is time.
         run.metric("charts/learning_rate", lr)
@@ -423,7 +431,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The flags whose values must be at least 0, and at least 1; see check.
+# Flags that must be at least 0, or at least 1; `check` looks at them.
 AT_LEAST_0 = ["seed", "learning_rate", "checkpoint_interval"]
 AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "num_updates", "batch_size"]
 AT_LEAST_1 += ["eval_episodes"]
@@ -452,7 +460,9 @@ def load_dataset(args: Args):
 def check_own(args: Args, env: gym.Env) -> None:
     """What only this script asks of its arguments and of the environment."""
     steps = args.num_envs * args.num_steps
-    size = f"a rollout, --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
+    size = (
+        f"an iteration, --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
+    )
     if args.total_timesteps < steps:
         fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
     action = env.action_space
@@ -534,7 +544,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
@@ -552,21 +562,21 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for
+TRAINING = 0  # what a seed is for; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
 
-    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
-    torch._dynamo, which takes that second; here the methods go without them.
+    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
+    switches gradients off, which is done here again. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -609,8 +619,9 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
+            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)  # with a larger --total-timesteps it would go on
+            sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
@@ -799,7 +810,7 @@ def check(args: Args) -> None:
     for name in AT_LEAST_0 + AT_LEAST_1:
         least = 1 if name in AT_LEAST_1 else 0
         value = getattr(args, name)
-        if not value >= least:  # which a NaN is not, either
+        if not value >= least:  # rather than `value < least`, which lets NaN pass
             fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
         fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")

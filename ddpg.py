@@ -10,8 +10,8 @@
 # ///
 """DDPG: deep deterministic policy gradient.
 
-A tag such as [dpg] names an equation and stands beside the line of code that computes it. The
-project's LECTURES.md lists all tags.
+A tag such as [dpg] names an equation and stands beside the code that computes it. The project's
+LECTURES.md lists all tags.
 
 Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along the deterministic policy gradient
 
@@ -22,7 +22,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along the deterministi
 Algorithm   repeat until the budget of environment steps is spent
     1. act: a ← π_θ(s) + σ ε, ε ~ N(0, 1), within the bounds; at random for the first steps
     2. step N environments and add (s, a, r, s', terminated) to the replay buffer
-    3. for each step taken, draw a minibatch from the buffer
+    3. updates_per_step times for each step taken, draw a minibatch from the buffer
            y ← r + γ (1 − terminated) Q_φ̄(s', π_θ̄(s'))
            φ ← one Adam step on the mean of (Q_φ(s, a) − y)²
            θ ← one Adam step on −Q_φ(s, π_θ(s)), every policy_frequency updates
@@ -33,8 +33,9 @@ Symbols     B transitions in a minibatch
     s       obs         (B, obs_dim)      x  (B, obs_dim)  normalised: what the networks see
     a       action      (B, act_dim)  in units in which the bounds are [−1, 1]
     r       reward      (B,)
-    s'      next_obs    (B, obs_dim)  the true last observation at an episode's end
-            terminated  (B,)  1 or 0      y  target  (B,)  what Q_φ is fitted to
+    s'      next_obs    (B, obs_dim)  at an episode's end the true last observation
+            terminated  (B,)  1 or 0; after a truncation alone s' keeps its value
+    y       target      (B,)  what Q_φ is fitted to
     θ, φ agent.actor, agent.critic   θ̄, φ̄ target_actor, target_critic
     γ gamma   τ tau   σ exploration_noise
 
@@ -95,7 +96,7 @@ class Args:
     learning_starts: int = 5_000
     """steps with random actions before the first update"""
     updates_per_step: float = 1.0
-    """updates for each step of each environment after learning_starts"""
+    """updates for each environment step after learning_starts"""
     batch_size: int = 256
     """transitions in a minibatch, B"""
     gamma: float = 0.99
@@ -186,9 +187,9 @@ class Critic(nn.Module):
 
 
 class Agent(nn.Module):
-    """Actor and critic. They see x (B, obs_dim), observations normalised by statistics.
+    """Actor and critic. They see x (B, obs_dim), normalised observations.
 
-    Actions are in units in which the bounds of the environment's are [−1, 1].
+    Actions lie in [−1, 1]; to_env scales them to the environment's bounds.
     """
 
     def __init__(self, observation_space: Box, action_space: Box):
@@ -202,6 +203,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(action_space.high))
 
     def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std()
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -211,13 +213,20 @@ class Agent(nn.Module):
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
-    """What Q(s, a) is fitted to, (B,). A truncated episode has a value after its end."""
+    """What Q(s, a) is fitted to, (B,). Only a termination ends the sum of rewards."""
     return reward + gamma * (1 - terminated) * next_value  # [td-target]
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of Q_φ(s, a), (B,)."""
     return (q - target).square().mean()
+
+
+def follow(target_net: nn.Module, net: nn.Module, tau: float) -> None:
+    """Move a target network towards its network: φ̄ ← φ̄ + τ (φ − φ̄)."""
+    with torch.no_grad():
+        for target_parameter, parameter in zip(target_net.parameters(), net.parameters()):
+            target_parameter.lerp_(parameter, tau)
 
 
 def actor_loss(agent: Agent, x: Tensor) -> Tensor:
@@ -260,6 +269,7 @@ class ReplayBuffer:
         self.added += num_new
 
     def at(self, index: Tensor) -> Batch:
+        """The transitions in these rows."""
         return Batch(
             self.obs[index],
             self.action[index],
@@ -274,10 +284,12 @@ class ReplayBuffer:
         return self.at(torch.randint(size, (batch_size,), device=self.obs.device))
 
     def state_dict(self) -> dict[str, Tensor]:
+        """All transitions, the oldest first, as a dictionary of Batch's fields."""
         oldest = max(self.added - self.capacity, 0)
         return vars(self.at(torch.arange(oldest, self.added) % self.capacity))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Add them again. A buffer that has become smaller takes the newest."""
         newest = {name: column[-self.capacity :] for name, column in state.items()}
         self.add(Batch(**newest))
 
@@ -285,13 +297,16 @@ class ReplayBuffer:
 class Stepper:
     """Steps N environments and remembers where they are.
 
-    Autoreset, in one environment whose episode is truncated after three steps:
+    An environment is reset in the step after its episode's end. That step ignores its action, and
+    its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
 
         step            0      1      2      3       4
         self.obs        s_0    s_1    s_2    s_3     s_0'
-        next_obs        s_1    s_2    s_3    s_0'    s_1'    s_3: the true last observation
+        next_obs        s_1    s_2    s_3    s_0'    s_1'
         truncated                     True
-        valid           True   True   True   False   True    step 3 only resets; it is not stored
+        valid           True   True   True   False   True
+
+    s_3 is the episode's true last observation.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, seed: int):
@@ -307,7 +322,7 @@ class Stepper:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     def step(self, action: Tensor, env_action: np.ndarray) -> tuple[Batch, list]:
-        """Take `env_action`; `action` (N, act_dim) is the same in units of the bounds.
+        """Take `env_action`; `action` (N, act_dim) is the same in [−1, 1].
 
         Returns the M ≤ N transitions that were no resets, and (return, length) of each episode
         that ended.
@@ -324,7 +339,7 @@ class Stepper:
         )
         self.obs = next_obs
         self.done = terminated | truncated
-        self.episode_return += reward
+        self.episode_return[valid] += reward[valid]
         self.episode_length[valid] += 1
         episodes = []
         for n in np.flatnonzero(self.done):
@@ -335,7 +350,7 @@ class Stepper:
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
-    """Train as the docstring at the top says; its numbers stand in the loop.
+    """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
     The GPU is waited for at every environment step (to_env) and in run.log, but not in an update.
     """
@@ -345,7 +360,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     target_actor = copy.deepcopy(agent.actor).requires_grad_(False)
     target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
-    actor_optimizer = Adam(agent.actor.parameters(), lr=args.policy_lr, fused=True)
+    actor_optimizer = Adam(agent.actor.parameters(), lr=args.policy_lr, fused=True)  # see below
     critic_optimizer = Adam(agent.critic.parameters(), lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
     act_dim = envs.single_action_space.shape[0]
@@ -353,7 +368,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     if args.compile:
         for network in (agent.actor, agent.critic, target_actor, target_critic):
             network.compile()
-    # If there is a checkpoint, Run restores all that is named here. New episodes begin.
+    # If there is a checkpoint, Run restores all that is named here.
     run = Run(
         args,
         envs,
@@ -369,6 +384,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # which may be new in a resumed run
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     step = run.count.global_step
+    # 0, or in a resumed run as many as the loop below has done by this step
     updates = math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
@@ -393,7 +409,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             if args.norm_obs and step >= args.learning_starts and agent.obs_stats.count == 0:
                 agent.obs_stats.fit(buffer.obs[: buffer.added])  # once, for good
 
-            # 3. One minibatch update for each step taken.
+            # 3. Minibatch updates.
             while updates < args.updates_per_step * (step - args.learning_starts):
                 batch = buffer.sample(args.batch_size)
                 x = agent.normalize(batch.obs)
@@ -413,15 +429,13 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 if updates % args.policy_frequency == 0:
                     pi_loss = actor_loss(agent, x)
                     actor_optimizer.zero_grad()
-                    pi_loss.backward(inputs=list(agent.actor.parameters()))  # the critic's stay
+                    # Gradients of the actor alone: those of the critic would be thrown away.
+                    pi_loss.backward(inputs=list(agent.actor.parameters()))
                     actor_optimizer.step()
                     run.metric("losses/actor_loss", pi_loss)
 
-                with torch.no_grad():
-                    for new, old in zip(agent.actor.parameters(), target_actor.parameters()):
-                        old.lerp_(new, args.tau)
-                    for new, old in zip(agent.critic.parameters(), target_critic.parameters()):
-                        old.lerp_(new, args.tau)
+                follow(target_actor, agent.actor, args.tau)
+                follow(target_critic, agent.critic, args.tau)
                 updates += 1
 
         # 4. Log; save when it is time.
@@ -434,7 +448,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The flags whose values must be at least 0, and at least 1; see check.
+# Flags that must be at least 0, or at least 1; `check` looks at them.
 AT_LEAST_0 = ["seed", "learning_starts", "policy_lr", "q_lr", "gamma", "tau", "exploration_noise"]
 AT_LEAST_0 += ["updates_per_step", "checkpoint_interval"]
 AT_LEAST_1 = ["total_timesteps", "num_envs", "buffer_size", "batch_size", "policy_frequency"]
@@ -465,8 +479,8 @@ def check_own(args: Args, env: gym.Env) -> None:
 def set_threads() -> None:
     """Two threads, where there are two cores: one is a fifth slower. OMP_NUM_THREADS wins."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
-    # oneDNN multiplies float32 up to twice as fast as MKL on AMD's processors. "bf16" asks for it;
-    # a processor with AMX would then round to bfloat16, so it is left alone.
+    # With "bf16" torch multiplies by oneDNN, on AMD's processors up to twice as fast as by MKL. The
+    # arithmetic stays float32, unless the processor has AMX: then it would round, so leave it.
     if not torch.cpu.get_capabilities().get("amx_tile", True):
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
@@ -522,7 +536,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
@@ -540,21 +554,21 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for
+TRAINING = 0  # what a seed is for; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
 
-    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
-    torch._dynamo, which takes that second; here the methods go without them.
+    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
+    switches gradients off, which is done here again. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -597,8 +611,9 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
+            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)  # with a larger --total-timesteps it would go on
+            sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
@@ -787,7 +802,7 @@ def check(args: Args) -> None:
     for name in AT_LEAST_0 + AT_LEAST_1:
         least = 1 if name in AT_LEAST_1 else 0
         value = getattr(args, name)
-        if not value >= least:  # which a NaN is not, either
+        if not value >= least:  # rather than `value < least`, which lets NaN pass
             fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
         fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")

@@ -10,8 +10,8 @@
 # ///
 """PPO-clip on several processes and machines, under torchrun: data parallel.
 
-A tag such as [gae] names an equation and stands beside the line of code that computes it. The
-project's LECTURES.md lists all tags.
+A tag such as [gae] names an equation and stands beside the code that computes it. The project's
+LECTURES.md lists all tags.
 
 Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient ascent raises
 
@@ -29,18 +29,18 @@ Algorithm   repeat until the budget of environment steps is spent
            for each minibatch: average the processes' gradients; θ, φ ← one Adam step on −L
     4. update the statistics that normalise observations, by those of all processes; log
 
-Symbols     T steps, N environments of this process. M of the T·N steps are valid; in the others
-            an environment whose episode has ended is only reset (see Collector).
+Symbols     T steps, N environments of this process. M of the T·N steps are valid. In the others an
+            environment is only reset: gymnasium does that after an episode's end (see Collector).
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by a running deviation, so V, Â and R̂ are in these units
+    r_t     reward      (T, N)  in units of the deviation of discounted_sum; so are V, Â and R̂
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
     γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
 
-New after ppo_clip.py: the processes start from the same weights and take the same steps, on the mean
-of their gradients, so their weights stay the same. Each has environments, random numbers and
+New after ppo_clip.py: the processes start from the same weights and take the same steps, on the
+mean of their gradients, so their weights stay the same. Each has environments, random numbers and
 minibatches of its own. The first one logs and saves.
 
 Run         torchrun --standalone --nproc-per-node 2 ppo_ddp.py --env-id HalfCheetah-v4
@@ -118,7 +118,7 @@ class Args:
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of their discounted sum so far"""
+    """divide rewards by the running deviation of their discounted sum in the episode so far"""
 
     # The run
     exp_name: str = SCRIPT
@@ -237,7 +237,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used, but exported
+            high = low  # not used; policy.pt has both in either case
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -246,7 +246,7 @@ class Agent(nn.Module):
         self.critic = mlp(obs_dim, 1, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
-        self.discounted_sum_stats = RunningStats()
+        self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
         self.low = nn.Buffer(torch.tensor(low))
         self.high = nn.Buffer(torch.tensor(high))
 
@@ -307,9 +307,9 @@ def gae(
     """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
-    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. A step
-    that only resets gets a meaningless advantage: the step before it, an end, adds none of it, and
-    the losses leave it out.
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. The
+    advantage of a step that only resets means nothing. It does no harm: the step before it ended
+    an episode, so its decay is 0, and the losses leave the step out.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -352,7 +352,7 @@ def clipped_value_loss(
 def approx_kl(log_ratio: Tensor) -> Tensor:
     """Estimate KL(π_θk ‖ π_θ) = E[−log ρ], in nats, from log ρ_t (B,) of actions of π_θk.
 
-    A term −log ρ can be negative. Adding ρ − 1, whose mean is 0, makes every term ≥ 0.
+    A term −log ρ can be negative. Adding ρ − 1, whose mean under π_θk is 0, makes every term ≥ 0.
     """
     return (log_ratio.exp() - 1 - log_ratio).mean()
 
@@ -362,25 +362,26 @@ class Rollout:
     """T steps in each of N environments, as tensors on the agent's device."""
 
     obs: Tensor  # (T+1, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: the log-probability is of this one
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env clips and scales it
     reward: Tensor  # (T, N)
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of rewards so far: c_t = r_t + γ c_{t−1}
+    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: c_t = r_t + γ c_{t−1}
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
 class Collector:
     """Runs the agent in N environments, T steps at a time, and remembers where they are.
 
-    Autoreset, in one environment whose episode is truncated after three steps:
+    An environment is reset in the step after its episode's end. That step ignores its action, and
+    its reward is 0. This is a truncation after three steps:
 
         t               0      1      2      3       4
         obs[t]          s_0    s_1    s_2    s_3     s_0'    s_3: the true last observation
         reward[t]       r_0    r_1    r_2    0       r_0'
         truncated[t]                  True
-        valid[t]        True   True   True   False   True    step 3 only resets; no loss sees it
+        valid[t]        True   True   True   False   True    step 3 only resets
 
     The value of obs[3] bootstraps step 2.
     """
@@ -420,7 +421,7 @@ class Collector:
             self.obs, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
             self.done = terminated[t] | truncated[t]
 
-            # In a step that only resets reward and valid are 0, and so is the sum.
+            # At a step that only resets, reward and valid are 0, so the sum starts from 0 again.
             self.discounted_sum = reward[t] + self.gamma * self.discounted_sum * valid[t]
             discounted_sum[t] = self.discounted_sum
             self.episode_return += reward[t]
@@ -430,7 +431,9 @@ class Collector:
                 self.episode_return[n] = 0
                 self.episode_length[n] = 0
         obs[num_steps] = self.obs
-        if not valid.any():  # with T = 1, all may have been resetting: no step, no episode's end
+        if not valid.any():
+            # With T = 1 this can be: all environments were being reset. No episode ended, and there
+            # is nothing to learn from, so collect again.
             return self.collect(num_steps)
         return Rollout(
             obs=self.to_tensor(obs),
@@ -448,10 +451,10 @@ class Collector:
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
-    """Train as the docstring at the top says; its numbers stand in the loop.
+    """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), wherever [valid] has to know its size,
-    in the test of --target-kl and in run.log, but never in a minibatch.
+    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
+    the test of --target-kl and in run.log. The processes wait for each other in every minibatch.
     """
     check(args)
     device = set_up(args)
@@ -460,14 +463,15 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
     if RANK > 0:  # the first process alone logs and saves; what the others write is thrown away
         folder = TemporaryDirectory()
         args = replace(args, run_dir=folder.name, resume=None, track=False)
-    # If there is a checkpoint, Run restores agent and optimizer. New episodes begin, of a new seed.
+    # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
+    # that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
     if RANK > 0:
         run.bar.close()
@@ -490,11 +494,12 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std()
 
-        # 2. Remember the policy that acted.
+        # 2. Remember the policy that acted, by log-probabilities. The x are those that it saw, as
+        # the observation statistics have not changed since.
         with torch.no_grad():
             old_out = agent.actor(x[:-1])
             old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
-            old_value = agent.value(x[:-1])  # (T, N)
+            old_value = agent.value(x[:-1])  # (T, N), for clip_vloss and explained_variance
 
         # 3. K epochs of minibatch steps on this one rollout, of which M steps are valid.
         batch_x = x[:-1][valid]  # (M, obs_dim)
@@ -550,11 +555,10 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 if kl > args.target_kl:
                     break
 
-        # 4. Update the observation statistics; log; save when it is time. The statistics must not
-        # change between the sampling of actions and the x above, or ρ_t would not start at 1.
+        # 4. Update the observation statistics, now that step 2 is done; log; save when it is time.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
-        # How much of the last epoch's targets did the critic explain before the first epoch?
+        # How well did the values before this update explain the targets of its last epoch?
         unexplained = (batch_target - batch_old_value).var(correction=0)
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
@@ -580,7 +584,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The flags whose values must be at least 0, and at least 1; see check.
+# Flags that must be at least 0, or at least 1; `check` looks at them.
 AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"]
 AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs"]
 AT_LEAST_1 += ["eval_episodes"]
@@ -673,7 +677,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
@@ -691,21 +695,21 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for
+TRAINING = 0  # what a seed is for; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
 
-    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
-    torch._dynamo, which takes that second; here the methods go without them.
+    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
+    switches gradients off, which is done here again. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -748,8 +752,9 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
+            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)  # with a larger --total-timesteps it would go on
+            sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
@@ -938,7 +943,7 @@ def check(args: Args) -> None:
     for name in AT_LEAST_0 + AT_LEAST_1:
         least = 1 if name in AT_LEAST_1 else 0
         value = getattr(args, name)
-        if not value >= least:  # which a NaN is not, either
+        if not value >= least:  # rather than `value < least`, which lets NaN pass
             fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
         fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")

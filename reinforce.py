@@ -10,7 +10,7 @@
 # ///
 """REINFORCE: the score-function policy gradient, with rewards-to-go or whole returns.
 
-A tag such as [objective] names an equation and stands beside the line of code that computes it. The
+A tag such as [reward-to-go] names an equation and stands beside the code that computes it. The
 project's LECTURES.md lists all tags.
 
 Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by N episodes:
@@ -19,7 +19,8 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by
 
     W_t is the reward-to-go G_t = r_t + γ r_{t+1} + …, or with --no-reward-to-go the return of the
     whole episode, R(τ) = G_0. With γ = 1 both have the same expectation, as an action cannot change
-    the rewards before it. Those only add noise, so the reward-to-go is the default.
+    the rewards before it. Those only add noise, so the reward-to-go is the default. γ < 1 gives up
+    some of the expectation for less noise.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for one episode in each of N parallel environments
@@ -35,8 +36,8 @@ Symbols     N episodes; T steps in the longest
             valid       (T, N)  false after an episode's end
     G_t     to_go       (T, N)      W_t  weight  (T, N)      γ gamma   N num_envs
 
-What comes after a time limit is not guessed at: the objective is the return within the limit. With
-γ < 1, the γ^t that the discounted objective has in front of G_t is left out, as usual in practice.
+A time limit ends an episode as a termination does: the objective is the return within the limit.
+The discounted objective has a γ^t in front of G_t. It is left out, as usual in practice.
 
 Run         python reinforce.py --env-id CartPole-v1
             python reinforce.py --no-reward-to-go
@@ -180,7 +181,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used, but exported
+            high = low  # not used; policy.pt has both in either case
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -251,7 +252,7 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
 
-    A sum over steps, not a mean: dividing by an episode's length would favour short ones.
+    A sum over steps, as log p(τ) is. A mean would give the steps of short episodes more weight.
     """
     # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
     return -(log_prob * weight * valid).sum(0).mean()
@@ -273,9 +274,9 @@ class Episodes:
 class EpisodeCollector:
     """Runs the agent for one episode in each of N environments.
 
-    Each environment contributes one episode, however long: the first N episodes to end would be the
-    short ones. An environment that has finished runs on until the longest episode ends. Those steps
-    are neither kept nor counted.
+    Each environment contributes one episode, however long. Taking the first N episodes to end would
+    favour short ones. An environment that has finished runs on until the longest episode ends; its
+    further steps are not valid, and not counted.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, seed: int):
@@ -301,8 +302,8 @@ class EpisodeCollector:
             obs, reward, terminated, truncated, _ = self.envs.step(self.agent.to_env(action))
             rewards.append(self.to_tensor(reward * running))
             valid.append(torch.tensor(running, device=self.device))
-            running = running & ~(terminated | truncated)
-        self.first_obs, _ = self.envs.reset()  # of the next call
+            running = running & ~(terminated | truncated)  # a time limit ends an episode, too
+        self.first_obs, _ = self.envs.reset()  # for the next call
         return Episodes(
             obs=torch.stack(observations),
             action=torch.stack(actions),
@@ -315,20 +316,23 @@ class EpisodeCollector:
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
-    """Train as the docstring at the top says; its numbers stand in the loop.
+    """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), wherever [valid] has to know its size,
-    in RunningStats.update and in run.log.
+    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
+    RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    torch.manual_seed(derive_seed(args.seed, ACTIONS))  # the same with or without a critic
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    # A critic's initial weights take random numbers. Seeding again gives the first actions of a
+    # script without a critic.
+    torch.manual_seed(derive_seed(args.seed, ACTIONS))
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
     if args.compile:
         agent.actor.compile()
-    # If there is a checkpoint, Run restores agent and optimizer. New episodes begin, of a new seed.
+    # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
+    # that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = EpisodeCollector(envs, agent, device, env_seed)
@@ -360,8 +364,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         run.metric("losses/policy_loss", loss)
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
-        # 4. Update the observation statistics; log; save when it is time. The statistics must not
-        # change between the sampling of actions and the x above: log π is of what was sampled.
+        # 4. Update the observation statistics; log; save when it is time. Not earlier: the x above
+        # must be those from which the actions were sampled.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
@@ -376,7 +380,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The flags whose values must be at least 0, and at least 1; see check.
+# Flags that must be at least 0, or at least 1; `check` looks at them.
 AT_LEAST_0 = ["seed", "learning_rate", "gamma", "checkpoint_interval"]
 AT_LEAST_1 = ["total_timesteps", "num_envs", "eval_episodes"]
 
@@ -448,7 +452,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
@@ -466,21 +470,21 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for
+TRAINING = 0  # what a seed is for; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
 
-    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
-    torch._dynamo, which takes that second; here the methods go without them.
+    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
+    switches gradients off, which is done here again. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -523,8 +527,9 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
+            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)  # with a larger --total-timesteps it would go on
+            sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
@@ -713,7 +718,7 @@ def check(args: Args) -> None:
     for name in AT_LEAST_0 + AT_LEAST_1:
         least = 1 if name in AT_LEAST_1 else 0
         value = getattr(args, name)
-        if not value >= least:  # which a NaN is not, either
+        if not value >= least:  # rather than `value < least`, which lets NaN pass
             fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
         fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")

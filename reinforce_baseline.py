@@ -10,18 +10,19 @@
 # ///
 """REINFORCE with a baseline: a learned value, or the mean of the other episodes.
 
-A tag such as [objective] names an equation and stands beside the line of code that computes it. The
+A tag such as [reward-to-go] names an equation and stands beside the code that computes it. The
 project's LECTURES.md lists all tags.
 
 Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by N episodes:
 
     ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) Â_t,    Â_t = G_t − b(s_t)
 
-    G_t = r_t + γ r_{t+1} + … is the reward-to-go, and b is, with --baseline
+    G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, which a time limit is, too.
+    γ < 1 gives up some of the expectation for less noise. b is, with --baseline
         value   V_φ(s_t), fitted to the G_t of earlier iterations by least squares
         mean    the mean of G_t over the other episodes that still run at step t
         none    0: then this is reinforce.py
-    With --no-reward-to-go each action of an episode is weighed by Â_0 = R(τ) − b(s_0).
+    With --no-reward-to-go each action of an episode is weighed by Â_0 = G_0 − b(s_0).
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for one episode in each of N parallel environments
@@ -30,16 +31,18 @@ Algorithm   repeat until the budget of environment steps is spent
     4. repeat for K epochs, for each minibatch: φ ← one Adam step on the mean of (V_φ(s_t) − G_t)²
     5. update the statistics that normalise observations; log
 
-Symbols     N episodes; T steps in the longest; M of the T·N steps are valid, B in a minibatch
+Symbols     N episodes; T steps in the longest; M of the T·N steps are before their episode's end
     s_t     obs         (T, N, obs_dim)      x  (T, N, obs_dim)  normalised: what the networks see
     a_t     action      (T, N) or (T, N, act_dim)
     r_t     reward      (T, N)  in the environment's units; 0 after an episode's end
     G_t     to_go       (T, N)      b  baseline  (T, N)      Â_t  advantage  (T, N)
+            weight      (T, N)  Â_t, or Â_0 with --no-reward-to-go
     γ gamma   N num_envs   K value_epochs   B batch_size
 
 New after reinforce.py: an action is credited with what it brought beyond what was to be expected.
-As E_a[ ∇ log π_θ(a|s) b(s) ] = 0, the gradient keeps its expectation. It loses variance where b is
-near the expected return. So V_φ must not have seen the episodes that it judges.
+That lowers the gradient's variance. Its expectation stays, as E_a[ ∇ log π_θ(a|s) b(s) ] = 0 for
+any b that does not depend on the action taken. A V_φ that was fitted to the same episode's G_t
+would: so step 4 comes after step 3, and the mean leaves out the episode itself.
 
 Run         python reinforce_baseline.py --env-id CartPole-v1
 Lectures    L1, "Baseline"; L3, "Vanilla policy gradient"; L4; L5, pages 29 to 35
@@ -95,7 +98,7 @@ class Args:
     value_epochs: int = 5
     """passes over an iteration's steps that refit the value, K"""
     batch_size: int = 512
-    """least number of steps in a minibatch of these passes, B"""
+    """about how many steps a minibatch of these passes has, B: at least so many, if there are"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
 
@@ -187,7 +190,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used, but exported
+            high = low  # not used; policy.pt has both in either case
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -196,7 +199,7 @@ class Agent(nn.Module):
         self.critic = mlp(obs_dim, 1, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
-        self.return_stats = RunningStats()  # of G_t; the critic is fitted to G_t over its deviation
+        self.return_stats = RunningStats()  # of G_t
         self.low = nn.Buffer(torch.tensor(low))
         self.high = nn.Buffer(torch.tensor(high))
 
@@ -264,9 +267,10 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
     """Mean of G_t over the *other* episodes that still run at step t, (T, N); 0 if there is none.
 
-    With the episode itself in the mean, the gradient would be 1 − 1/N of what it should be.
+    With itself among the n that run, G_n − mean = (1 − 1/n) (G_n − mean of the others).
+    The gradient would be too small by that factor.
     """
-    total = (to_go * valid).sum(1, keepdim=True)  # (T, 1)
+    total = to_go.sum(1, keepdim=True)  # (T, 1), as G_t is 0 after an episode's end
     num_others = valid.sum(1, keepdim=True) - 1  # (T, 1)
     return (total - to_go) / num_others.clamp(min=1)  # [mean-baseline]
 
@@ -274,7 +278,7 @@ def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
 
-    A sum over steps, not a mean: dividing by an episode's length would favour short ones.
+    A sum over steps, as log p(τ) is. A mean would give the steps of short episodes more weight.
     """
     # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
     return -(log_prob * weight * valid).sum(0).mean()
@@ -296,9 +300,9 @@ class Episodes:
 class EpisodeCollector:
     """Runs the agent for one episode in each of N environments.
 
-    Each environment contributes one episode, however long: the first N episodes to end would be the
-    short ones. An environment that has finished runs on until the longest episode ends. Those steps
-    are neither kept nor counted.
+    Each environment contributes one episode, however long. Taking the first N episodes to end would
+    favour short ones. An environment that has finished runs on until the longest episode ends; its
+    further steps are not valid, and not counted.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, seed: int):
@@ -324,8 +328,8 @@ class EpisodeCollector:
             obs, reward, terminated, truncated, _ = self.envs.step(self.agent.to_env(action))
             rewards.append(self.to_tensor(reward * running))
             valid.append(torch.tensor(running, device=self.device))
-            running = running & ~(terminated | truncated)
-        self.first_obs, _ = self.envs.reset()  # of the next call
+            running = running & ~(terminated | truncated)  # a time limit ends an episode, too
+        self.first_obs, _ = self.envs.reset()  # for the next call
         return Episodes(
             obs=torch.stack(observations),
             action=torch.stack(actions),
@@ -338,21 +342,24 @@ class EpisodeCollector:
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
-    """Train as the docstring at the top says; its numbers stand in the loop.
+    """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), wherever [valid] has to know its size,
-    in RunningStats.update and in run.log.
+    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
+    RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    torch.manual_seed(derive_seed(args.seed, ACTIONS))  # the same with or without a critic
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    # A critic's initial weights take random numbers. Seeding again gives the first actions of a
+    # script without a critic.
+    torch.manual_seed(derive_seed(args.seed, ACTIONS))
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
-    # If there is a checkpoint, Run restores agent and optimizer. New episodes begin, of a new seed.
+    # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
+    # that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = EpisodeCollector(envs, agent, device, env_seed)
@@ -371,12 +378,13 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         # 2. Weigh each action by how much more it brought than was to be expected.
         to_go = reward_to_go(episodes.reward, args.gamma)  # (T, N)
         if args.baseline == "value":
-            baseline = agent.value(x).detach() * agent.return_stats.std()
+            with torch.no_grad():  # the critic's unit is the deviation of G_t, see step 4
+                baseline = agent.value(x) * agent.return_stats.std()
         elif args.baseline == "mean":
             baseline = mean_baseline(to_go, valid)
         else:
             baseline = torch.zeros_like(to_go)
-        advantage = to_go - baseline  # [value-baseline] Â_t = G_t − V_φ(s_t)
+        advantage = to_go - baseline  # [value-baseline] Â_t = G_t − b(s_t)
         if args.reward_to_go:
             weight = advantage
         else:
@@ -391,7 +399,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         run.metric("losses/policy_loss", loss)
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
-        # 4. Refit the value, for the episodes to come.
+        # 4. Refit the value, for the episodes to come. zero_grad leaves the actor without gradient,
+        # so Adam leaves it alone. In step 3 it left the critic alone.
         if args.baseline == "value":
             agent.return_stats.update(to_go[valid])
             batch_x = x[valid]  # (M, obs_dim)
@@ -399,7 +408,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             num_minibatches = max(len(batch_target) // args.batch_size, 1)
             for _ in range(args.value_epochs):
                 shuffled = torch.randperm(len(batch_target), device=device)
-                for mb in shuffled.chunk(num_minibatches):  # indices (B,)
+                for mb in shuffled.chunk(num_minibatches):  # indices
                     v_loss = (agent.value(batch_x[mb]) - batch_target[mb]).square().mean()
                     optimizer.zero_grad()
                     v_loss.backward()
@@ -410,8 +419,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             explained_variance = 1 - unexplained / (to_go[valid].var(correction=0) + 1e-8)
             run.metric("losses/explained_variance", explained_variance)
 
-        # 5. Update the observation statistics; log; save when it is time. The statistics must not
-        # change between the sampling of actions and the x above: log π is of what was sampled.
+        # 5. Update the observation statistics; log; save when it is time. Not earlier: the x above
+        # must be those from which the actions were sampled.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
@@ -426,7 +435,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The flags whose values must be at least 0, and at least 1; see check.
+# Flags that must be at least 0, or at least 1; `check` looks at them.
 AT_LEAST_0 = ["seed", "learning_rate", "gamma", "checkpoint_interval"]
 AT_LEAST_1 = ["total_timesteps", "num_envs", "value_epochs", "batch_size", "eval_episodes"]
 
@@ -498,7 +507,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
@@ -516,21 +525,21 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for
+TRAINING = 0  # what a seed is for; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
 
-    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
-    torch._dynamo, which takes that second; here the methods go without them.
+    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
+    switches gradients off, which is done here again. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -573,8 +582,9 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
+            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)  # with a larger --total-timesteps it would go on
+            sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
@@ -763,7 +773,7 @@ def check(args: Args) -> None:
     for name in AT_LEAST_0 + AT_LEAST_1:
         least = 1 if name in AT_LEAST_1 else 0
         value = getattr(args, name)
-        if not value >= least:  # which a NaN is not, either
+        if not value >= least:  # rather than `value < least`, which lets NaN pass
             fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
         fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")

@@ -10,11 +10,11 @@
 # ///
 """SAC: soft actor-critic, with twin critics and a tuned temperature.
 
-A tag such as [soft-value] names an equation and stands beside the line of code that computes it.
-The project's LECTURES.md lists all tags.
+A tag such as [soft-value] names an equation and stands beside the code that computes it. The
+project's LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective] with a bonus for entropy: E_τ[ Σ_t r_t + α H(π_θ) ].
-    Under it a state is worth V(s) = E_a[ Q(s, a) − α log π_θ(a|s) ], and the best policy is
+Objective   maximise E_τ[ Σ_t r_t + α H(π_θ(·|s_t)) ]: the return [objective] and a bonus for
+    entropy. Then a state is worth V(s) = E_a[ Q(s, a) − α log π_θ(a|s) ], and the best policy is
     exp(Q(s, ·)/α), normalised. The actor is moved towards it by
 
     min_θ E_s E_a[ α log π_θ(a|s) − Q(s, a) ]
@@ -22,12 +22,12 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective] with a bonus for entropy: E_τ
 Algorithm   repeat until the budget of environment steps is spent
     1. act: a ~ π_θ(·|s); at random for the first steps
     2. step N environments and add (s, a, r, s', terminated) to the replay buffer
-    3. for each step taken, draw a minibatch from the buffer
+    3. updates_per_step times for each step taken, draw a minibatch from the buffer
            V̄(s') ← minᵢ Q_φ̄ᵢ(s', a') − α log π_θ(a'|s'), a' ~ π_θ(·|s')
            y ← r + γ (1 − terminated) V̄(s')
            φᵢ ← one Adam step on the mean of (Q_φᵢ(s, a) − y)², i = 1, 2
            θ ← one Adam step on α log π_θ(a|s) − minᵢ Q_φᵢ(s, a), with a = tanh(μ + σ ε)
-           α ← one Adam step towards an entropy of −act_dim
+           α ← one Adam step towards an entropy of −act_dim (a density's can be negative)
            φ̄ᵢ ← φ̄ᵢ + τ (φᵢ − φ̄ᵢ)
     4. log every 100 steps
 
@@ -36,7 +36,7 @@ Symbols     B transitions in a minibatch
     a       action      (B, act_dim)  in units in which the bounds are [−1, 1]
     r, y    reward, target  (B,)
     s'      next_obs    (B, obs_dim)  the true last observation at an episode's end
-            terminated  (B,)  1 or 0; a truncated episode goes on in Q
+            terminated  (B,)  1 or 0; after a truncation alone s' keeps its value
     μ, σ    mean, log_std.exp()  (B, act_dim)  outputs of the actor: σ depends on the state
     θ agent.actor   φ₁, φ₂ agent.q1, agent.q2   φ̄ᵢ target_q1, target_q2   α temperature()
 
@@ -96,7 +96,7 @@ class Args:
     learning_starts: int = 5_000
     """steps with random actions before the first update"""
     updates_per_step: float = 1.0
-    """updates for each step of each environment after learning_starts"""
+    """updates for each environment step after learning_starts"""
     batch_size: int = 256
     """transitions in a minibatch, B"""
     gamma: float = 0.99
@@ -188,14 +188,14 @@ class Critic(nn.Module):
         return self.net(torch.cat([x, action], -1)).squeeze(-1)
 
 
-LOG_STD_MIN = -5.0
+LOG_STD_MIN = -5.0  # bounds of log σ, so that no σ vanishes or explodes
 LOG_STD_MAX = 2.0
 
 
 class Agent(nn.Module):
-    """Actor and twin critics. They see x (B, obs_dim), observations normalised by statistics.
+    """Actor and twin critics. They see x (B, obs_dim), normalised observations.
 
-    Actions are in units in which the bounds of the environment's are [−1, 1].
+    Actions lie in [−1, 1]; to_env scales them to the environment's bounds.
     """
 
     def __init__(self, observation_space: Box, action_space: Box):
@@ -211,12 +211,13 @@ class Agent(nn.Module):
 
     def sample(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Draw a ~ π_θ(·|s), (B, act_dim), differentiable in θ; and log π_θ(a|s), (B,)."""
-        mean, log_std = self.actor(x).chunk(2, -1)
-        share = (log_std.tanh() + 1) / 2  # from 0 at LOG_STD_MIN to 1 at LOG_STD_MAX
+        mean, unbounded = self.actor(x).chunk(2, -1)
+        share = (unbounded.tanh() + 1) / 2  # from 0 at LOG_STD_MIN to 1 at LOG_STD_MAX
         log_std = LOG_STD_MIN + share * (LOG_STD_MAX - LOG_STD_MIN)
         return tanh_gaussian(mean, log_std, torch.randn_like(mean))
 
     def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std()
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -226,7 +227,7 @@ class Agent(nn.Module):
 
 
 class Temperature(nn.Module):
-    """α > 0, the weight of the entropy. What is learned is log α."""
+    """α, the weight of the entropy. What is learned is log α, so that α stays positive."""
 
     def __init__(self, alpha: float):
         super().__init__()
@@ -249,12 +250,12 @@ def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor,
 
 
 def soft_value(q1: Tensor, q2: Tensor, alpha: Tensor, log_prob: Tensor) -> Tensor:
-    """V(s) of one sampled action, (B,), by the smaller of two estimates of its Q."""
+    """Estimate V(s), (B,), from one sampled action and the smaller of two estimates of its Q."""
     return torch.min(q1, q2) - alpha * log_prob  # [soft-value]
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
-    """What Q(s, a) is fitted to, (B,). A truncated episode has a value after its end."""
+    """What Q(s, a) is fitted to, (B,). Only a termination ends the sum of rewards."""
     return reward + gamma * (1 - terminated) * next_value  # [td-target]
 
 
@@ -263,9 +264,16 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean()
 
 
-def temperature_loss(alpha: Tensor, entropy: Tensor, act_dim: int) -> Tensor:
-    """Its descent lowers α where the entropy, in nats, is above its target of −act_dim."""
-    return alpha * (entropy.detach() + act_dim)  # [temperature]
+def follow(target_net: nn.Module, net: nn.Module, tau: float) -> None:
+    """Move a target network towards its network: φ̄ ← φ̄ + τ (φ − φ̄)."""
+    with torch.no_grad():
+        for target_parameter, parameter in zip(target_net.parameters(), net.parameters()):
+            target_parameter.lerp_(parameter, tau)
+
+
+def temperature_loss(alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    """Descending it lowers α where the entropy, in nats, is above its target."""
+    return alpha * (entropy.detach() - target_entropy)  # [temperature]
 
 
 @dataclass
@@ -303,6 +311,7 @@ class ReplayBuffer:
         self.added += num_new
 
     def at(self, index: Tensor) -> Batch:
+        """The transitions in these rows."""
         return Batch(
             self.obs[index],
             self.action[index],
@@ -317,10 +326,12 @@ class ReplayBuffer:
         return self.at(torch.randint(size, (batch_size,), device=self.obs.device))
 
     def state_dict(self) -> dict[str, Tensor]:
+        """All transitions, the oldest first, as a dictionary of Batch's fields."""
         oldest = max(self.added - self.capacity, 0)
         return vars(self.at(torch.arange(oldest, self.added) % self.capacity))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Add them again. A buffer that has become smaller takes the newest."""
         newest = {name: column[-self.capacity :] for name, column in state.items()}
         self.add(Batch(**newest))
 
@@ -328,13 +339,16 @@ class ReplayBuffer:
 class Stepper:
     """Steps N environments and remembers where they are.
 
-    Autoreset, in one environment whose episode is truncated after three steps:
+    An environment is reset in the step after its episode's end. That step ignores its action, and
+    its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
 
         step            0      1      2      3       4
         self.obs        s_0    s_1    s_2    s_3     s_0'
-        next_obs        s_1    s_2    s_3    s_0'    s_1'    s_3: the true last observation
+        next_obs        s_1    s_2    s_3    s_0'    s_1'
         truncated                     True
-        valid           True   True   True   False   True    step 3 only resets; it is not stored
+        valid           True   True   True   False   True
+
+    s_3 is the episode's true last observation.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, seed: int):
@@ -350,7 +364,7 @@ class Stepper:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     def step(self, action: Tensor, env_action: np.ndarray) -> tuple[Batch, list]:
-        """Take `env_action`; `action` (N, act_dim) is the same in units of the bounds.
+        """Take `env_action`; `action` (N, act_dim) is the same in [−1, 1].
 
         Returns the M ≤ N transitions that were no resets, and (return, length) of each episode
         that ended.
@@ -367,7 +381,7 @@ class Stepper:
         )
         self.obs = next_obs
         self.done = terminated | truncated
-        self.episode_return += reward
+        self.episode_return[valid] += reward[valid]
         self.episode_length[valid] += 1
         episodes = []
         for n in np.flatnonzero(self.done):
@@ -378,7 +392,7 @@ class Stepper:
 
 
 def train(args: Args, checkpoint: dict | None = None) -> None:
-    """Train as the docstring at the top says; its numbers stand in the loop.
+    """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
     The GPU is waited for at every environment step (to_env) and in run.log, but not in an update.
     """
@@ -390,7 +404,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     target_q2 = copy.deepcopy(agent.q2).requires_grad_(False)
     temperature = Temperature(1.0 if args.autotune else args.alpha).to(device)
     critic_parameters = [*agent.q1.parameters(), *agent.q2.parameters()]
-    actor_optimizer = Adam(agent.actor.parameters(), lr=args.policy_lr, fused=True)
+    actor_optimizer = Adam(agent.actor.parameters(), lr=args.policy_lr, fused=True)  # see below
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     alpha_optimizer = Adam(temperature.parameters(), lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
@@ -399,7 +413,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     if args.compile:
         for network in (agent.actor, agent.q1, agent.q2, target_q1, target_q2):
             network.compile()
-    # If there is a checkpoint, Run restores all that is named here. New episodes begin.
+    # If there is a checkpoint, Run restores all that is named here.
     run = Run(
         args,
         envs,
@@ -417,7 +431,10 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # which may be new in a resumed run
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     alpha_optimizer.param_groups[0]["lr"] = args.q_lr
+    if not args.autotune:  # nor need α be the same
+        temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
+    # 0, or in a resumed run as many as the loop below has done by this step
     updates = math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
     stats_at = max(step, args.learning_starts)  # when the observation statistics are due
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
@@ -438,11 +455,11 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             buffer.add(transitions)
             step += len(transitions.reward)
             episodes += ended
-            if args.norm_obs and step >= stats_at:  # every 1,000 steps, of the whole buffer
-                agent.obs_stats.fit(buffer.obs[: buffer.added])
-                stats_at += 1000
+            if args.norm_obs and step >= stats_at:
+                agent.obs_stats.fit(buffer.obs[: buffer.added])  # of the whole buffer
+                stats_at = step + 1000
 
-            # 3. One minibatch update for each step taken.
+            # 3. Minibatch updates.
             while updates < args.updates_per_step * (step - args.learning_starts):
                 batch = buffer.sample(args.batch_size)
                 x = agent.normalize(batch.obs)
@@ -470,23 +487,21 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                     value = soft_value(agent.q1(x, action), agent.q2(x, action), alpha, log_prob)
                     pi_loss = -value.mean()  # [soft-improvement] E[ α log π_θ(a|s) − Q(s, a) ]
                     actor_optimizer.zero_grad()
-                    pi_loss.backward(inputs=list(agent.actor.parameters()))  # the critics' stay
+                    # Gradients of the actor alone: those of the critic would be thrown away.
+                    pi_loss.backward(inputs=list(agent.actor.parameters()))
                     actor_optimizer.step()
                     entropy = -log_prob.mean()
                     run.metric("losses/actor_loss", pi_loss)
                     run.metric("losses/entropy", entropy)
                     run.metric("losses/alpha", alpha)
                     if args.autotune:
-                        alpha_loss = temperature_loss(temperature(), entropy, act_dim)
+                        alpha_loss = temperature_loss(temperature(), entropy, -act_dim)
                         alpha_optimizer.zero_grad()
                         alpha_loss.backward()
                         alpha_optimizer.step()
 
-                with torch.no_grad():
-                    for new, old in zip(agent.q1.parameters(), target_q1.parameters()):
-                        old.lerp_(new, args.tau)
-                    for new, old in zip(agent.q2.parameters(), target_q2.parameters()):
-                        old.lerp_(new, args.tau)
+                follow(target_q1, agent.q1, args.tau)
+                follow(target_q2, agent.q2, args.tau)
                 updates += 1
 
         # 4. Log; save when it is time.
@@ -499,7 +514,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The flags whose values must be at least 0, and at least 1; see check.
+# Flags that must be at least 0, or at least 1; `check` looks at them.
 AT_LEAST_0 = ["seed", "learning_starts", "policy_lr", "q_lr", "gamma", "tau", "alpha"]
 AT_LEAST_0 += ["updates_per_step", "checkpoint_interval"]
 AT_LEAST_1 = ["total_timesteps", "num_envs", "buffer_size", "batch_size", "policy_frequency"]
@@ -530,8 +545,8 @@ def check_own(args: Args, env: gym.Env) -> None:
 def set_threads() -> None:
     """Two threads, where there are two cores: one is a fifth slower. OMP_NUM_THREADS wins."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
-    # oneDNN multiplies float32 up to twice as fast as MKL on AMD's processors. "bf16" asks for it;
-    # a processor with AMX would then round to bfloat16, so it is left alone.
+    # With "bf16" torch multiplies by oneDNN, on AMD's processors up to twice as fast as by MKL. The
+    # arithmetic stays float32, unless the processor has AMX: then it would round, so leave it.
     if not torch.cpu.get_capabilities().get("amx_tile", True):
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
@@ -541,7 +556,8 @@ def export(agent: Agent) -> dict:
     layers = [[layer.weight.detach(), layer.bias.detach()] for layer in agent.actor[::2]]
     weight, bias = layers[-1]
     act_dim = len(agent.low)
-    layers[-1] = [weight[:act_dim].clone(), bias[:act_dim].clone()]  # the mean without log σ
+    # The mean without log σ; cloned, as a view would save all of the layer.
+    layers[-1] = [weight[:act_dim].clone(), bias[:act_dim].clone()]
     return {
         "layers": layers,
         "activation": "relu",
@@ -591,7 +607,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as RunningStats.std
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
@@ -609,21 +625,21 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for
+TRAINING = 0  # what a seed is for; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values have nothing in common."""
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same arithmetic. A run starts a second sooner.
+    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
 
-    torch wraps these methods, to serve torch.compile and profilers. The wrappers import
-    torch._dynamo, which takes that second; here the methods go without them.
+    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
+    switches gradients off, which is done here again. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -666,8 +682,9 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
+            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)  # with a larger --total-timesteps it would go on
+            sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
         if args.track:
@@ -856,7 +873,7 @@ def check(args: Args) -> None:
     for name in AT_LEAST_0 + AT_LEAST_1:
         least = 1 if name in AT_LEAST_1 else 0
         value = getattr(args, name)
-        if not value >= least:  # which a NaN is not, either
+        if not value >= least:  # rather than `value < least`, which lets NaN pass
             fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
         fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")
