@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from helpers import (
     FORKSERVER,
@@ -26,6 +27,14 @@ def script(request) -> str:
 def module(script):
     """Each script in turn, imported."""
     return importlib.import_module(script)
+
+
+@pytest.fixture
+def process_group():
+    """This process alone in a group: ppo_ddp.py updates its statistics by those of all in it."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -1,59 +1,35 @@
 """Truncation, masking and autoreset, on environments whose numbers are known."""
 
-from typing import NamedTuple
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from helpers import agent_for, modules_defining
+from run_folder import checkpoint, scalar_values
 from tiny_envs import timetables
 
 ENDS = ("terminated", "truncated", "both")
 
 
-class Rollout(NamedTuple):
-    """What a script's `collect` yields, (T, N) each; the observations are (T+1, N, 2)."""
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    valid: Tensor
-    discounted_return: Tensor
-    episodes: list
+CPU = torch.device("cpu")
 
 
-class Episodes(NamedTuple):
-    """What a script's `collect_episodes` yields, (T, N) each."""
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    valid: Tensor
-    episodes: list
+def collector_for(module, envs, gamma=0.5):
+    """Collects rollouts of an untrained agent."""
+    return module.Collector(envs, agent_for(module, envs), CPU, gamma, seed=0)
 
 
-def rollouts_of(module, envs, num_steps, gamma=0.5):
-    """One rollout after the other, of an untrained agent."""
-    for columns in module.collect(envs, agent_for(module, envs), num_steps, gamma, seed=0):
-        yield Rollout(*columns)
+def episode_collector_for(module, envs):
+    """Collects episodes of an untrained agent."""
+    return module.EpisodeCollector(envs, agent_for(module, envs), CPU, seed=0)
 
 
-def episodes_of(module, envs):
-    """One iteration's episodes after the other, of an untrained agent."""
-    for columns in module.collect_episodes(envs, agent_for(module, envs), seed=0):
-        yield Episodes(*columns)
-
-
-@pytest.mark.parametrize("module", modules_defining("collect"))
-class TestCollect:
+@pytest.mark.parametrize("module", modules_defining("Collector"))
+class TestCollector:
     def test_every_number_of_a_rollout(self, module):
         envs = timetables([(2, "terminated"), (3, "truncated")])
-        rollout = next(rollouts_of(module, envs, 7))
+        rollout = collector_for(module, envs).collect(7)
         # episode 0: steps 1, 2, terminated; a reset; episode 1: steps 1, 2, 3, truncated; a reset
         first_episode = [[0, 0], [0, 1], [0, 2]]
         second_episode = [[1, 0], [1, 1], [1, 2], [1, 3]]
@@ -63,15 +39,40 @@ class TestCollect:
         assert rollout.valid[:, 0].tolist() == [True, True, False, True, True, True, False]
         assert rollout.terminated[:, 0].nonzero().tolist() == [[1]]
         assert rollout.truncated[:, 0].nonzero().tolist() == [[5]]
-        assert rollout.discounted_return[:, 0].tolist() == [1, 2.5, 0, 11, 17.5, 21.75, 0]
+        assert rollout.discounted_sum[:, 0].tolist() == [1, 2.5, 0, 11, 17.5, 21.75, 0]
         assert rollout.episodes == [(3.0, 2), (36.0, 3)]
+
+    def test_the_types_of_a_rollout(self, module):
+        """float32 for networks, bool for masks, and plain numbers for the log."""
+        rollout = collector_for(module, timetables([(2, "both")])).collect(4)
+        for name in ("obs", "reward", "discounted_sum"):
+            assert getattr(rollout, name).dtype == torch.float32, name
+        for name in ("terminated", "truncated", "valid"):
+            assert getattr(rollout, name).dtype == torch.bool, name
+        for episode_return, length in rollout.episodes:
+            assert type(episode_return) is float and type(length) is int
+
+    def test_the_actions_are_those_that_were_sampled_and_taken(self, module):
+        """In the order of the steps; the environment gets them counted from its space's start."""
+        envs = gym.make_vec("tiny_envs:IdentityDiscrete-v0", 3)
+        taken = []
+        step = envs.step
+
+        def recording_step(action):
+            taken.append(action.copy())
+            return step(action)
+
+        envs.step = recording_step
+        rollout = collector_for(module, envs).collect(20)
+        np.testing.assert_array_equal(rollout.action.numpy() + 5, np.stack(taken))
+        assert len(rollout.action.unique()) == 3
 
     def test_what_is_carried_from_one_rollout_into_the_next(self, module):
         ends = [(2, "terminated")], [(3, "terminated")]
-        rollouts = rollouts_of(module, timetables(*ends), 2)
-        parts = [next(rollouts) for _ in range(4)]
-        whole = next(rollouts_of(module, timetables(*ends), 8))
-        for name in ("reward", "terminated", "truncated", "valid", "discounted_return"):
+        collector = collector_for(module, timetables(*ends))
+        parts = [collector.collect(2) for _ in range(4)]
+        whole = collector_for(module, timetables(*ends)).collect(8)
+        for name in ("reward", "terminated", "truncated", "valid", "discounted_sum"):
             joined = torch.cat([getattr(part, name) for part in parts])
             assert torch.equal(joined, getattr(whole, name)), name
         valid = whole.valid.T.tolist()
@@ -84,9 +85,9 @@ class TestCollect:
             assert torch.equal(before.obs[-1], after.obs[0])
 
     def test_a_rollout_of_nothing_but_resets_is_passed_over(self, module):
-        rollouts = rollouts_of(module, timetables(*[[(1, "truncated")]] * 3), 1)
+        collector = collector_for(module, timetables(*[[(1, "truncated")]] * 3))
         for episode in range(3):
-            rollout = next(rollouts)
+            rollout = collector.collect(1)
             assert rollout.valid.all() and rollout.truncated.all()
             assert rollout.episodes == [(10 * episode + 1, 1)] * 3
             assert (rollout.obs[:, :, 0] == episode).all()
@@ -99,7 +100,7 @@ class TestCollect:
 
         V(s) = 100 · episode + steps.
         """
-        rollout = next(rollouts_of(module, timetables([(length, how)]), 4))
+        rollout = collector_for(module, timetables([(length, how)])).collect(4)
         value = rollout.obs @ torch.tensor([100.0, 1.0])
         ends = rollout.terminated, rollout.truncated
         advantage = module.gae(rollout.reward, value, *ends, 0.5, 0.5)
@@ -112,36 +113,53 @@ class TestCollect:
             assert advantage[t, 0] == expected, t
 
 
-@pytest.mark.parametrize("module", modules_defining("collect_episodes"))
-class TestCollectEpisodes:
+@pytest.mark.parametrize("module", modules_defining("EpisodeCollector"))
+class TestEpisodeCollector:
     @pytest.mark.parametrize("how", ENDS)
     def test_every_number_of_an_iteration(self, module, how):
-        iterations = episodes_of(module, timetables([(2, how)], [(4, "terminated")]))
+        collector = episode_collector_for(module, timetables([(2, how)], [(4, "terminated")]))
         # While environment 1 runs on, environment 0 is reset and begins an episode that does not
         # count.
-        first = next(iterations)
+        first = collector.collect()
         assert first.obs[:3, 0].tolist() == [[0, 0], [0, 1], [0, 2]]
         assert first.obs[:, 1].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
         assert first.action.shape == (4, 2)
         assert first.reward.T.tolist() == [[1, 2, 0, 0], [1, 2, 3, 4]]
         assert first.reward.dtype == torch.float32
         assert first.valid.T.tolist() == [[True, True, False, False], [True] * 4]
-        assert first.episodes == [(3, 2), (10, 4)]
 
-        second = next(iterations)
+        second = collector.collect()
         # Episode 1 of environment 0 was begun and left.
         assert second.obs[0].tolist() == [[2, 0], [1, 0]]
         assert second.valid.T.tolist() == [[True, True, False, False], [True] * 4]
         assert second.reward.T.tolist() == [[21, 22, 0, 0], [11, 12, 13, 14]]
-        assert second.episodes == [(43, 2), (50, 4)]
 
     def test_short_episodes_are_not_favoured(self, module):
         """One episode of each environment, though the first has time for twenty."""
-        iterations = episodes_of(module, timetables([(1, "truncated")], [(20, "truncated")]))
+        envs = timetables([(1, "truncated")], [(20, "truncated")])
+        collector = episode_collector_for(module, envs)
         for _ in range(3):
-            iteration = next(iterations)
-            assert iteration.valid.sum(0).tolist() == [1, 20]
-            assert len(iteration.episodes) == 2
+            assert collector.collect().valid.sum(0).tolist() == [1, 20]
+
+    def test_returns_and_lengths_are_logged_of_each_environments_episode(
+        self, module, train_here, monkeypatch
+    ):
+        """Not of those that were begun and left."""
+        envs = timetables([(2, "terminated")], [(4, "truncated")])
+        envs.spec = gym.spec("Timetable-v0")
+        evaluation_envs = timetables([(1, "terminated")])
+        made = iter([envs, evaluation_envs])
+        monkeypatch.setattr(module, "make_envs", lambda *_: next(made))
+        flags = {"env_id": "tiny_envs:Timetable-v0", "num_envs": 2, "eval_episodes": 1}
+        run_dir = train_here(module, total_timesteps=12, **flags)
+        first = [(3, 2), (10, 4)]
+        second = [(43, 2), (50, 4)]
+        expected = [np.mean([value for value, _ in ended]) for ended in (first, second)]
+        assert scalar_values(run_dir, "charts/episodic_return") == expected
+        assert scalar_values(run_dir, "charts/episodic_length") == [3, 3]
+        count = checkpoint(run_dir)["count"]
+        assert count["global_step"] == 12 and count["episodes"] == 4
+        assert checkpoint(run_dir)["last100"] == [3, 10, 43, 50]
 
 
 @pytest.mark.parametrize("module", modules_defining("make_envs"))
@@ -210,12 +228,13 @@ def test_box_actions_are_clipped(module):
 class TestAgent:
     def test_the_stored_action_is_not_clipped(self, module):
         envs = module.make_envs("tiny_envs:IdentityBox-v0", 50)
-        if hasattr(module, "collect_episodes"):
-            rollout = next(episodes_of(module, envs))
+        if hasattr(module, "EpisodeCollector"):
+            rollout = episode_collector_for(module, envs).collect()
         else:
-            rollout = next(rollouts_of(module, envs, 20))
+            rollout = collector_for(module, envs).collect(20)
         assert rollout.action.abs().max() > 1
 
+    @pytest.mark.usefixtures("process_group")
     def test_the_observation_statistics_are_part_of_the_network(self, module):
         envs = gym.make_vec("CartPole-v1", 1)
         agent = agent_for(module, envs)
