@@ -102,7 +102,7 @@ def exact_gradient(agent):
 
 
 class Batch(NamedTuple):
-    """Trajectories side by side, as `collect_episodes` yields them: all (2, N)."""
+    """Trajectories side by side, as an EpisodeCollector returns them: all (2, N)."""
 
     states: Tensor
     actions: Tensor
@@ -160,15 +160,20 @@ def weights(module, agent, kind, batch, gamma):
     return weight
 
 
+def log_probs(agent, states, actions):
+    """log π of actions in states, as an update has it."""
+    log_prob, _ = agent.log_prob_and_entropy(agent.actor(STATES[states]), actions)
+    return log_prob
+
+
 def reinforce_moments(module, kind, size=1, gamma=1.0, factor=1.0):
     agent = make_agent(module)
 
     def estimate(*taken):
         batch = batch_of(*taken)
         weight = factor * weights(module, agent, kind, batch, gamma)
-        x = STATES[batch.states]
-        loss, _ = module.reinforce_loss(agent, x, batch.actions, weight, batch.valid)
-        return gradient(loss, agent)
+        log_prob = log_probs(agent, batch.states, batch.actions)
+        return gradient(module.reinforce_loss(log_prob, weight, batch.valid), agent)
 
     return *moments(agent, estimate, size), exact_gradient(agent)
 
@@ -232,9 +237,9 @@ def test_with_every_weight_1_it_is_behavioural_cloning_of_its_own_actions(module
     agent = make_agent(module)
     batch = batch_of(*ALL)
     weight = torch.ones_like(batch.valid).double()
-    x = STATES[batch.states]
-    loss, _ = module.reinforce_loss(agent, x, batch.actions, weight, batch.valid)
-    logits = agent.actor(x[batch.valid])
+    log_prob = log_probs(agent, batch.states, batch.actions)
+    loss = module.reinforce_loss(log_prob, weight, batch.valid)
+    logits = agent.actor(STATES[batch.states[batch.valid]])
     actions = batch.actions[batch.valid]
     cloning = torch.nn.functional.cross_entropy(logits, actions, reduction="sum") / len(ALL)
     torch.testing.assert_close(loss, cloning)
@@ -243,7 +248,7 @@ def test_with_every_weight_1_it_is_behavioural_cloning_of_its_own_actions(module
 def a2c_moments(lam, value):
     """With the critic's values given.
 
-    `a2c_loss` is the mean over the steps, so times M it is their sum.
+    `policy_loss` is the mean over the steps, so times M it is their sum.
     """
     agent = make_agent(a2c)
 
@@ -254,9 +259,8 @@ def a2c_moments(lam, value):
         truncated = torch.zeros_like(valid)
         values = torch.cat([value[states] * valid, torch.zeros(1, 1, dtype=torch.float64)])
         advantage = a2c.gae(reward, values, terminated, truncated, 1.0, lam)
-        target = advantage
-        batch = [column[valid] for column in (STATES[states], actions, advantage, target)]
-        loss, _ = a2c.a2c_loss(agent, batch, a2c.Args(vf_coef=0, ent_coef=0))
+        log_prob = log_probs(agent, states[valid], actions[valid])
+        loss = a2c.policy_loss(log_prob, advantage[valid])
         return gradient(loss * valid.sum(), agent)
 
     return *moments(agent, estimate), exact_gradient(agent)
@@ -286,8 +290,8 @@ def surrogate_of(log_pi, new_log_pi):
     total = torch.zeros(())
     for probability, trajectory in zip(probabilities(log_pi), ALL):
         taken = trajectory.states, trajectory.actions
-        columns = new_log_pi[taken], log_pi[taken], advantage[taken]
-        loss, _ = ppo_clip.policy_loss(*columns, clip_coef=1e9)
+        ratio = (new_log_pi[taken] - log_pi[taken]).exp()
+        loss = ppo_clip.policy_loss(ratio, advantage[taken], clip_coef=1e9)
         total = total - probability * loss * len(trajectory.states)
     return total
 
