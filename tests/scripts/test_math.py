@@ -17,6 +17,7 @@ import ppo_clip
 import ppo_kl
 import reinforce_baseline
 from helpers import modules_defining
+from references import advantage_by_definition, distribution, policy_of
 
 T = 7
 N = 5
@@ -39,20 +40,6 @@ def rollout():
     terminated[3, 4] = True
     truncated[3, 4] = True
     return reward, value, terminated, truncated
-
-
-def advantage_by_definition(reward, value, terminated, truncated, gamma, lam):
-    """Σ_l (γλ)^l δ_{t+l} up to the episode's end, one entry at a time."""
-    advantage = np.zeros(reward.shape)
-    for n in range(reward.shape[1]):
-        for t in range(reward.shape[0]):
-            for k in range(t, reward.shape[0]):
-                after = 0.0 if terminated[k, n] else float(value[k + 1, n])
-                delta = float(reward[k, n]) + gamma * after - float(value[k, n])
-                advantage[t, n] += (gamma * lam) ** (k - t) * delta
-                if terminated[k, n] or truncated[k, n]:
-                    break
-    return torch.as_tensor(advantage)
 
 
 @pytest.mark.parametrize("module", modules_defining("gae"))
@@ -95,6 +82,14 @@ class TestGae:
         assert not torch.equal(before[4:, 4], after[4:, 4])
 
 
+def check_deviations(stats):
+    """What has not varied is divided by 1; beyond a variance of 1e-8, by the deviation."""
+    stats.var.copy_(torch.tensor([0.0, 1e-9, 1e-8, 2e-8, 4.0]))
+    expected = torch.tensor([1.0, 1.0, 1.0, 3e-8**0.5, (4 + 1e-8) ** 0.5])
+    torch.testing.assert_close(stats.std(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("module", modules_defining("RunningStats"))
 class TestRunningStats:
     def test_merged_in_parts_equals_all_at_once(self, module):
@@ -115,7 +110,48 @@ class TestRunningStats:
         assert stats.mean.tolist() == [0, 0] and stats.var.tolist() == [1, 1]
         stats.update(torch.tensor([[5.0, 1.0], [5.0, 3.0]]))
         assert stats.mean.tolist() == [5, 2] and stats.var.tolist() == [0, 1]
-        assert stats.std().isfinite().all() and (stats.std() > 0).all()
+        assert stats.count == 2
+        assert stats.std().tolist() == [1, 1]
+
+    def test_the_deviation(self, module):
+        check_deviations(module.RunningStats(5))
+
+    def test_a_number_has_no_shape(self, module):
+        """The statistics of rewards and returns are of numbers, not of vectors."""
+        stats = module.RunningStats()
+        stats.update(torch.tensor([1.0, 2.0, 6.0]))
+        assert stats.mean.shape == stats.var.shape == ()
+        torch.testing.assert_close(stats.mean, torch.tensor(3.0))
+        torch.testing.assert_close(stats.var, torch.tensor(14 / 3))
+
+
+@pytest.mark.parametrize("module", modules_defining("DataStats"))
+class TestDataStats:
+    def test_are_those_of_the_data_given_last(self, module):
+        stats = module.DataStats(3)
+        stats.fit(torch.randn(20, 3) * 7 - 5)
+        data = torch.randn(50, 3) * 3 + 1
+        stats.fit(data)
+        expected_var = ((data - data.mean(0)) ** 2).mean(0)
+        torch.testing.assert_close(stats.mean, data.mean(0))
+        torch.testing.assert_close(stats.var, expected_var)
+        assert stats.count == 50
+
+    def test_leave_things_as_they_are_before_the_first_fit(self, module):
+        stats = module.DataStats(2)
+        assert stats.mean.tolist() == [0, 0] and stats.var.tolist() == [1, 1]
+        assert stats.count == 0
+
+    def test_the_deviation(self, module):
+        check_deviations(module.DataStats(5))
+
+    def test_are_saved_with_the_network(self, module):
+        stats = module.DataStats(2)
+        other = module.DataStats(2)
+        stats.fit(torch.randn(9, 2))
+        other.load_state_dict(stats.state_dict())
+        assert torch.equal(other.mean, stats.mean) and torch.equal(other.var, stats.var)
+        assert other.count == 9
 
 
 @pytest.mark.parametrize("module", modules_defining("softmax_policy"))
@@ -150,26 +186,29 @@ def make_agent(module, kind):
     return agent
 
 
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("module", modules_defining("Agent", "gaussian_policy"))
 class TestSample:
-    """200,000 actions of one state, against the probabilities that log_prob tells."""
+    """200,000 actions of one state, against the probabilities that the agent tells."""
 
     def test_discrete(self, module):
         agent = make_agent(module, "Discrete")
         x = torch.randn(3)
-        counts = agent.sample(x.expand(200_000, 3)).bincount(minlength=4) / 200_000
-        log_prob, _ = agent.log_prob(agent.actor(x.expand(4, 3)), torch.arange(4))
+        out = agent.actor(x)
+        counts = agent.sample(out.expand(200_000, 4)).bincount(minlength=4) / 200_000
+        log_prob, _ = agent.log_prob_and_entropy(out.expand(4, 4), torch.arange(4))
         assert (counts - log_prob.exp()).abs().max() < 0.005  # four standard errors
         assert counts.max() < 0.9
 
     def test_box(self, module):
         agent = make_agent(module, "Box")
         x = torch.randn(3)
-        sample = agent.sample(x.expand(200_000, 3))
+        out = agent.actor(x).expand(200_000, 2)
+        sample = agent.sample(out)
         std = agent.log_std.exp()
-        assert ((sample.mean(0) - agent.actor(x)).abs() < 4 * std / 200_000**0.5).all()
+        assert ((sample.mean(0) - out[0]).abs() < 4 * std / 200_000**0.5).all()
         assert (sample.std(0) / std - 1).abs().max() < 0.01
-        log_prob, entropy = agent.log_prob(agent.actor(x.expand(200_000, 3)), sample)
+        log_prob, entropy = agent.log_prob_and_entropy(out, sample)
         assert abs(-log_prob.mean() / entropy[0] - 1) < 0.01
 
 
@@ -214,21 +253,14 @@ def test_reinforce_loss_equals_a_loop(module, kind, episodes):
     _, weight, valid = episodes
     agent = make_agent(module, kind).double()
     x = torch.randn(T, N, 3, dtype=f64)
-    action = agent.sample(x).detach()
-    loss, metrics = module.reinforce_loss(agent, x, action, weight, valid)
-    total = 0.0
-    entropy = []
-    for t, n in valid.nonzero().tolist():
-        policy = reference_policy(agent, x[t, n])
-        total += (policy.log_prob(action[t, n]).sum() * weight[t, n]).item()
-        entropy.append(policy.entropy().sum().item())
-    assert abs(loss.item() + total / N) < 1e-12 and loss.dtype == f64
-    assert abs(metrics["losses/entropy"].item() - np.mean(entropy)) < 1e-12
-
-
-def reference_policy(agent, x):
     out = agent.actor(x)
-    return Categorical(logits=out) if agent.discrete else Normal(out, agent.log_std.exp())
+    action = agent.sample(out).detach()
+    log_prob, _ = agent.log_prob_and_entropy(out, action)
+    loss = module.reinforce_loss(log_prob, weight, valid)
+    total = 0.0
+    for t, n in valid.nonzero().tolist():
+        total += (policy_of(agent, x[t, n]).log_prob(action[t, n]) * weight[t, n]).item()
+    assert abs(loss.item() + total / N) < 1e-12 and loss.dtype == f64
 
 
 class Steps(NamedTuple):
@@ -240,143 +272,103 @@ class Steps(NamedTuple):
     target: Tensor
 
 
-def agent_and_steps(kind, size=32):
-    """An agent in float64, and some steps of its own."""
-    agent = make_agent(ppo_clip, kind).double()
+def agent_and_steps(module, kind):
+    """An agent in float64, and 32 steps of its own."""
+    agent = make_agent(module, kind).double()
     x = torch.randn(32, 3, dtype=f64)
-    action = agent.sample(x).detach()
+    action = agent.sample(agent.actor(x)).detach()
     advantage, target = torch.randn(2, 32, dtype=f64)
-    return agent, Steps(x[:size], action[:size], advantage[:size], target[:size])
+    return agent, Steps(x, action, advantage, target)
 
 
 def gradients(loss, agent):
     return torch.autograd.grad(loss, agent.parameters(), allow_unused=True, retain_graph=True)
 
 
-def normalized(advantage):
-    return (advantage - advantage.mean()) / advantage.std(correction=0)
-
-
-def squared_error(agent, steps, i) -> float:
-    """Half of that of the critic, in step i."""
-    value = agent.critic(steps.x[i : i + 1])[0]
-    return 0.5 * (value - steps.target[i]).item() ** 2
-
-
-def logged(metrics, *names) -> list[float]:
-    return [metrics[f"losses/{name}"].item() for name in names]
-
-
 @pytest.mark.parametrize("kind", ["Discrete", "Box"])
 class TestActorCriticLosses:
-    """a2c_loss, ppo_loss and ppo_kl_loss, on the same steps."""
+    """What the losses of a2c.py, ppo_clip.py and ppo_kl.py are made of, on the same steps."""
 
     def old_policy(self, agent, steps):
         """Outputs, log σ and log π of the policy that sampled, as ppo_kl.py stores them."""
         out = agent.actor(steps.x).detach()
         log_std = agent.log_std.detach().expand_as(out).clone()
-        log_prob, _ = agent.log_prob(out, steps.action)
+        log_prob, _ = agent.log_prob_and_entropy(out, steps.action)
         return out, log_std, log_prob.detach()
 
-    def ppo_minibatch(self, steps, old_log_prob, old_value):
-        return [steps.x, steps.action, old_log_prob, old_value, steps.advantage, steps.target]
-
-    def ppo_kl_minibatch(self, steps, old_policy):
-        return [steps.x, steps.action, *old_policy, steps.advantage, steps.target]
-
-    def test_a2c_loss_equals_a_loop(self, kind):
-        agent, steps = agent_and_steps(kind)
-        loss, metrics = a2c.a2c_loss(agent, list(steps), a2c.Args(vf_coef=0.7, ent_coef=0.3))
-        policy = value = entropy = 0.0
+    @pytest.mark.usefixtures("process_group")
+    @pytest.mark.parametrize("module", modules_defining("softmax_policy"))
+    def test_log_prob_and_entropy_equal_a_loop(self, module, kind):
+        agent, steps = agent_and_steps(module, kind)
+        log_prob, entropy = agent.log_prob_and_entropy(agent.actor(steps.x), steps.action)
+        assert log_prob.shape == entropy.shape == (32,)
         for i in range(32):
-            reference = reference_policy(agent, steps.x[i])
-            log_prob = reference.log_prob(steps.action[i]).sum()
-            policy -= (log_prob * steps.advantage[i]).item() / 32
-            value += squared_error(agent, steps, i) / 32
-            entropy += reference.entropy().sum().item() / 32
-        expected = [policy + 0.7 * value - 0.3 * entropy, policy, value, entropy]
-        seen = [loss.item(), *logged(metrics, "policy_loss", "value_loss", "entropy")]
-        np.testing.assert_allclose(seen, expected, rtol=1e-12)
+            reference = policy_of(agent, steps.x[i])
+            assert abs(log_prob[i] - reference.log_prob(steps.action[i])) < 1e-12
+            assert abs(entropy[i] - reference.entropy()) < 1e-12
+
+    def test_the_losses_of_a2c_equal_a_loop(self, kind):
+        agent, steps = agent_and_steps(a2c, kind)
+        log_prob, entropy = agent.log_prob_and_entropy(agent.actor(steps.x), steps.action)
+        pg_loss = a2c.policy_loss(log_prob, steps.advantage)
+        v_loss = a2c.value_loss(agent.value(steps.x), steps.target)
+        policy = 0.0
+        value = 0.0
+        expected_entropy = 0.0
+        for i in range(32):
+            reference = policy_of(agent, steps.x[i])
+            policy -= (reference.log_prob(steps.action[i]) * steps.advantage[i]).item() / 32
+            value += 0.5 * (agent.critic(steps.x[i])[0] - steps.target[i]).item() ** 2 / 32
+            expected_entropy += reference.entropy().item() / 32
+        seen = [pg_loss.item(), v_loss.item(), entropy.mean().item()]
+        np.testing.assert_allclose(seen, [policy, value, expected_entropy], rtol=1e-12)
 
     def test_ppos_gradient_at_ratio_1_is_a2cs(self, kind):
-        agent, steps = agent_and_steps(kind)
-        old = self.old_policy(agent, steps)
-        old_value = torch.randn(32, dtype=f64)
-        flags = {"vf_coef": 0.7, "ent_coef": 0.3}
-        a2c_loss, _ = a2c.a2c_loss(agent, list(steps), a2c.Args(**flags))
-        minibatch = self.ppo_minibatch(steps, old[-1], old_value)
-        clip_loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args(**flags))
-        minibatch = self.ppo_kl_minibatch(steps, old)
-        kl_loss, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 10.0, ppo_kl.Args(**flags))
-        assert abs(metrics["losses/kl"]) < 1e-12
-        reference = gradients(a2c_loss, agent)
+        """The KL penalty, whatever its weight, has no gradient there."""
+        agent, steps = agent_and_steps(ppo_kl, kind)
+        old_out, old_log_std, old_log_prob = self.old_policy(agent, steps)
+        out = agent.actor(steps.x)
+        log_prob, _ = agent.log_prob_and_entropy(out, steps.action)
+        ratio = (log_prob - old_log_prob).exp()
+        kl = agent.kl(old_out, old_log_std, out).mean()
+        assert abs(kl) < 1e-12
+        reference = gradients(a2c.policy_loss(log_prob, steps.advantage), agent)
+        clip_loss = ppo_clip.policy_loss(ratio, steps.advantage, 0.2)
+        kl_loss = ppo_kl.policy_loss(ratio, steps.advantage) + 10 * kl
+        with_gradient = 0
         for loss in (clip_loss, kl_loss):
             for found, expected in zip(gradients(loss, agent), reference):
-                if expected is None:  # log σ of a Discrete policy
-                    assert kind == "Discrete" and found is None
+                if expected is None:  # log σ of a Discrete policy; the critic
+                    assert found is None
                 else:
                     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
                     assert expected.abs().sum() > 0
+                    with_gradient += 1
+        weights_and_biases = 6
+        assert with_gradient == 2 * (weights_and_biases + (kind == "Box"))
 
-    @pytest.mark.parametrize("norm_adv", [False, True])
-    @pytest.mark.parametrize("clip_vloss", [False, True])
-    def test_ppo_loss_is_the_sum_of_its_terms(self, kind, clip_vloss, norm_adv):
-        agent, steps = agent_and_steps(kind)
-        args = ppo_clip.Args(vf_coef=0.7, ent_coef=0.3, clip_vloss=clip_vloss, norm_adv=norm_adv)
-        old_log_prob, old_value = torch.randn(2, 32, dtype=f64)
-        minibatch = self.ppo_minibatch(steps, old_log_prob, old_value)
-        loss, metrics = ppo_clip.ppo_loss(agent, minibatch, args)
-        advantage = normalized(steps.advantage) if norm_adv else steps.advantage
-        log_prob, entropy = agent.log_prob(agent.actor(steps.x), steps.action)
-        pg_loss, _ = ppo_clip.policy_loss(log_prob, old_log_prob, advantage, 0.2)
-        clip_coef = 0.2 if clip_vloss else None
-        v_loss = ppo_clip.value_loss(agent.critic(steps.x), old_value, steps.target, clip_coef)
-        torch.testing.assert_close(loss, pg_loss + 0.7 * v_loss - 0.3 * entropy.mean())
-        assert metrics["losses/entropy"] == entropy.mean()
-        torch.testing.assert_close(metrics["losses/policy_loss"], pg_loss)
-
-    @pytest.mark.parametrize("norm_adv", [False, True])
-    def test_ppo_kl_loss_equals_a_loop(self, kind, norm_adv):
+    def test_the_losses_of_ppo_kl_equal_a_loop(self, kind):
         """Away from the old policy, σ included."""
-        agent, steps = agent_and_steps(kind)
-        old = self.old_policy(agent, steps)
-        old_out, old_log_std, _ = old
+        agent, steps = agent_and_steps(ppo_kl, kind)
+        old_out, old_log_std, old_log_prob = self.old_policy(agent, steps)
         with torch.no_grad():
             for parameter in agent.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
-        args = ppo_kl.Args(vf_coef=0.7, ent_coef=0.3, norm_adv=norm_adv)
-        minibatch = self.ppo_kl_minibatch(steps, old)
-        loss, metrics = ppo_kl.ppo_kl_loss(agent, minibatch, 2.5, args)
-        advantage = normalized(steps.advantage) if norm_adv else steps.advantage
-        policy = kl = value = entropy = 0.0
+        out = agent.actor(steps.x)
+        log_prob, _ = agent.log_prob_and_entropy(out, steps.action)
+        ratio = (log_prob - old_log_prob).exp()
+        pg_loss = ppo_kl.policy_loss(ratio, steps.advantage)
+        kl = agent.kl(old_out, old_log_std, out)
+        policy = 0.0
         for i in range(32):
-            after = reference_policy(agent, steps.x[i])
-            if kind == "Discrete":
-                before = Categorical(logits=old_out[i])
-            else:
-                before = Normal(old_out[i], old_log_std[i].exp())
+            before = distribution(agent, old_out[i], old_log_std[i])
+            after = policy_of(agent, steps.x[i])
             action = steps.action[i]
-            ratio = (after.log_prob(action).sum() - before.log_prob(action).sum()).exp()
-            policy -= (ratio * advantage[i]).item() / 32
-            kl += kl_divergence(before, after).sum().item() / 32
-            value += squared_error(agent, steps, i) / 32
-            entropy += after.entropy().sum().item() / 32
-        assert kl > 0.01
-        expected = [policy + 2.5 * kl + 0.7 * value - 0.3 * entropy, policy, kl, value, entropy]
-        seen = [loss.item(), *logged(metrics, "policy_loss", "kl", "value_loss", "entropy")]
-        np.testing.assert_allclose(seen, expected, rtol=1e-7)  # the advantages' 1e-8
-
-    def test_a_minibatch_of_one_is_not_nan(self, kind):
-        agent, steps = agent_and_steps(kind, size=1)
-        old = self.old_policy(agent, steps)
-        flags = {"norm_adv": True, "ent_coef": 0.1}
-        minibatch = self.ppo_minibatch(steps, old[-1], steps.target)
-        clip_loss, _ = ppo_clip.ppo_loss(agent, minibatch, ppo_clip.Args(**flags))
-        minibatch = self.ppo_kl_minibatch(steps, old)
-        kl_loss, _ = ppo_kl.ppo_kl_loss(agent, minibatch, 1.0, ppo_kl.Args(**flags))
-        for loss in (clip_loss, kl_loss):
-            found = [g for g in gradients(loss, agent) if g is not None]
-            assert all(gradient.isfinite().all() for gradient in found)
+            expected_ratio = (after.log_prob(action) - before.log_prob(action)).exp()
+            policy -= (expected_ratio * steps.advantage[i]).item() / 32
+            assert abs(kl[i] - kl_divergence(before, after)) < 1e-12
+        assert kl.mean() > 0.01 and kl.shape == (32,)
+        assert abs(pg_loss.item() - policy) < 1e-12
 
 
 def test_softmax_kl_equals_torch_distributions():
@@ -406,67 +398,142 @@ def test_gaussian_kl_equals_torch_distributions():
     "kl, factor",
     [(0, 0.5), (0.5, 0.5), (1, 0.5), (1.0001, 1), (1.5, 1), (2.2499, 1), (2.25, 2), (100, 2)],
 )
-def test_the_kl_coefficient_adapts_at_and_around_both_thresholds(kl, factor):
+def test_the_kl_penalty_adapts_at_and_around_both_thresholds(kl, factor):
     """δ = 1.5, so that δ / 1.5 and 1.5 δ are 1 and 2.25, both exact in binary."""
-    assert ppo_kl.adapt_kl_coef(3.0, kl, 1.5) == 3.0 * factor
+    penalty = ppo_kl.KLPenalty(3.0)
+    penalty.adapt(kl, 1.5)
+    assert penalty.coef == 3.0 * factor
 
 
-def test_policy_loss_equals_a_loop():
+def test_the_kl_penalty_adapts_from_update_to_update_and_is_restored():
+    penalty = ppo_kl.KLPenalty(1.0)
+    seen = []
+    for kl in (9, 9, 1.5, 0, 0, 0, 0):
+        penalty.adapt(kl, 1.5)
+        seen.append(penalty.coef)
+    assert seen == [2, 4, 4, 2, 1, 0.5, 0.25]
+    other = ppo_kl.KLPenalty(1.0)
+    other.load_state_dict(penalty.state_dict())
+    assert other.coef == 0.25
+    none = ppo_kl.KLPenalty(0.0)
+    none.adapt(9, 1.5)
+    assert none.coef == 0
+
+
+CLIPPING = modules_defining("policy_loss", "clipped_value_loss", "approx_kl")
+
+
+@pytest.mark.parametrize("module", CLIPPING)
+def test_policy_loss_equals_a_loop(module):
     rng = np.random.default_rng(0)
-    old, new, advantage = rng.normal(size=(3, 64))
-    new = old + 0.4 * new
-    total = kl = clipped = 0.0
+    log_ratio, advantage = rng.normal(size=(2, 64))
+    log_ratio = 0.4 * log_ratio
+    total = 0.0
+    clipped = 0
     for i in range(64):
-        ratio = math.exp(new[i] - old[i])
+        ratio = math.exp(log_ratio[i])
         clipped_ratio = min(max(ratio, 0.8), 1.2)
         total += min(ratio * advantage[i], clipped_ratio * advantage[i])
-        kl += ratio - 1 - math.log(ratio)
-        clipped += abs(ratio - 1) > 0.2
-    columns = [torch.as_tensor(column) for column in (new, old, advantage)]
-    loss, metrics = ppo_clip.policy_loss(*columns, 0.2)
-    seen = [loss.item(), *logged(metrics, "approx_kl", "clipfrac")]
-    np.testing.assert_allclose(seen, [-total / 64, kl / 64, clipped / 64], rtol=1e-7)
+        clipped += ratio * advantage[i] > clipped_ratio * advantage[i]
+    ratios = torch.as_tensor(log_ratio).exp()
+    loss = module.policy_loss(ratios, torch.as_tensor(advantage), 0.2)
     assert loss.dtype == f64 and abs(loss.item() + total / 64) < 1e-12
-    assert 0.1 < metrics["losses/clipfrac"] < 0.9  # both branches were taken
+    assert 6 < clipped < 58  # both branches were taken
 
 
-def test_policy_loss_is_finite_where_the_ratio_underflows():
+@pytest.mark.parametrize("module", CLIPPING)
+def test_a_ratio_that_underflows_is_finite(module):
     """A Gaussian with a small σ that has moved: the ratio is 0, its logarithm −200."""
-    log_prob = torch.tensor([-200.0])
-    loss, metrics = ppo_clip.policy_loss(log_prob, torch.zeros(1), torch.ones(1), 0.2)
-    assert loss == 0 and metrics["losses/approx_kl"] == 199
+    log_ratio = torch.tensor([-200.0], requires_grad=True)
+    loss = module.policy_loss(log_ratio.exp(), torch.ones(1), 0.2)
+    loss.backward()
+    assert loss == 0 and log_ratio.grad == 0
+    assert module.approx_kl(log_ratio) == 199
 
 
+@pytest.mark.parametrize("module", CLIPPING)
 @pytest.mark.parametrize(
     "ratio, advantage, moves", [(1.3, 1, False), (1.3, -1, True), (0.7, 1, True), (0.7, -1, False)]
 )
-def test_the_gradient_stops_only_where_moving_on_would_gain(ratio, advantage, moves):
-    log_prob = torch.tensor([math.log(ratio)], requires_grad=True)
-    advantage = torch.tensor([float(advantage)])
-    loss, _ = ppo_clip.policy_loss(log_prob, torch.zeros(1), advantage, 0.2)
+def test_the_gradient_stops_only_where_moving_on_would_gain(module, ratio, advantage, moves):
+    log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
+    loss = module.policy_loss(log_ratio.exp(), torch.tensor([float(advantage)]), 0.2)
     loss.backward()
-    assert bool(log_prob.grad != 0) is moves
+    assert bool(log_ratio.grad != 0) is moves
 
 
-def test_approx_kl_estimates_the_exact_kl():
-    torch.manual_seed(0)
-    old = Normal(0.0, 1.0)
-    new = Normal(0.1, 1.1)
-    action = old.sample((400_000,))
-    log_probs = new.log_prob(action), old.log_prob(action)
-    _, metrics = ppo_clip.policy_loss(*log_probs, torch.ones(400_000), 0.2)
-    assert abs(metrics["losses/approx_kl"] / kl_divergence(old, new) - 1) < 0.02
+@pytest.mark.parametrize("module", CLIPPING)
+class TestApproxKl:
+    def test_equals_a_loop(self, module):
+        log_ratio = np.random.default_rng(0).normal(size=64)
+        expected = sum(math.exp(value) - 1 - value for value in log_ratio) / 64
+        assert abs(module.approx_kl(torch.as_tensor(log_ratio)).item() - expected) < 1e-12
+
+    def test_of_a_ratio_of_2(self, module):
+        log_ratio = torch.tensor([math.log(2)], dtype=f64, requires_grad=True)
+        kl = module.approx_kl(log_ratio)
+        assert abs(kl.item() - (1 - math.log(2))) < 1e-12
+        assert not kl.requires_grad  # it is measured, not learned from
+
+    def test_no_single_step_makes_it_negative(self, module):
+        for log_ratio in (-3.0, -1.0, -0.1, 0.1, 1.0, 3.0):
+            assert module.approx_kl(torch.tensor([log_ratio])) > 0
+        assert module.approx_kl(torch.zeros(5)) == 0
+
+    def test_estimates_the_exact_kl(self, module):
+        torch.manual_seed(0)
+        old = Normal(0.0, 1.0)
+        new = Normal(0.1, 1.1)
+        action = old.sample((400_000,))
+        kl = module.approx_kl(new.log_prob(action) - old.log_prob(action))
+        assert abs(kl / kl_divergence(old, new) - 1) < 0.02
 
 
-def test_value_loss():
-    value = torch.tensor([1.0, 2.0], dtype=f64)
-    old = torch.tensor([0.9, 0.5], dtype=f64)
-    target = torch.tensor([0.0, 3.0], dtype=f64)
-    assert ppo_clip.value_loss(value, old, target, None) == 0.5 * (1.0**2 + 1.0**2) / 2
-    # Value 1 moved 0.1 from 0.9: within the range. Value 2 moved 1.5 from 0.5: it counts as 0.7,
-    # with an error of 2.3.
-    clipped = ppo_clip.value_loss(value, old, target, 0.2)
-    torch.testing.assert_close(clipped, torch.tensor(0.5 * (1.0 + 2.3**2) / 2, dtype=f64))
+@pytest.mark.parametrize("module", modules_defining("value_loss"))
+def test_value_loss_equals_a_loop(module):
+    value, target = torch.randn(2, 64, dtype=f64)
+    expected = sum(0.5 * (value[i] - target[i]).item() ** 2 for i in range(64)) / 64
+    assert abs(module.value_loss(value, target).item() - expected) < 1e-12
+    by_hand = module.value_loss(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]))
+    assert by_hand == 0.5 * (1.0**2 + 1.0**2) / 2
+
+
+@pytest.mark.parametrize("module", CLIPPING)
+class TestClippedValueLoss:
+    def test_by_hand(self, module):
+        value = torch.tensor([1.0, 2.0], dtype=f64)
+        old = torch.tensor([0.9, 0.5], dtype=f64)
+        target = torch.tensor([0.0, 3.0], dtype=f64)
+        # Value 1 moved 0.1 from 0.9: within the range. Value 2 moved 1.5 from 0.5: it counts as
+        # 0.7, with an error of 2.3.
+        clipped = module.clipped_value_loss(value, old, target, 0.2)
+        torch.testing.assert_close(clipped, torch.tensor(0.5 * (1.0 + 2.3**2) / 2, dtype=f64))
+
+    def test_equals_a_loop(self, module):
+        value, old, target = torch.randn(3, 64, dtype=f64)
+        value = old + 0.4 * value
+        total = 0.0
+        clipped = 0
+        for i in range(64):
+            moved = value[i].item() - old[i].item()
+            clipped_value = old[i].item() + min(max(moved, -0.2), 0.2)
+            error = (value[i] - target[i]).item() ** 2
+            clipped_error = (clipped_value - target[i].item()) ** 2
+            total += 0.5 * max(error, clipped_error)
+            clipped += clipped_error > error
+        loss = module.clipped_value_loss(value, old, target, 0.2)
+        assert abs(loss.item() - total / 64) < 1e-12
+        assert 6 < clipped < 58  # both branches were taken
+
+    @pytest.mark.parametrize(
+        "value, target, moves", [(1.3, 2, False), (1.3, 0, True), (0.7, 2, True), (0.7, 0, False)]
+    )
+    def test_the_gradient_stops_only_where_moving_on_would_gain(self, module, value, target, moves):
+        """The old value is 1; beyond 0.8 and 1.2 nothing is gained by moving towards the target."""
+        value = torch.tensor([value], requires_grad=True)
+        loss = module.clipped_value_loss(value, torch.ones(1), torch.tensor([float(target)]), 0.2)
+        loss.backward()
+        assert bool(value.grad != 0) is moves
 
 
 @pytest.mark.parametrize("module", modules_defining("Adam"))
