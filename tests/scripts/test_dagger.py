@@ -17,16 +17,9 @@ from tiny_envs import BOX, timetables
 ENDS = [(2, "terminated"), (3, "truncated")]
 
 
-def start_of(envs):
-    """The state before the first rollout: observations, done flags, returns, lengths."""
-    obs, _ = envs.reset(seed=0)
-    num_envs = envs.num_envs
-    return obs, np.zeros(num_envs, dtype=bool), np.zeros(num_envs), np.zeros(num_envs)
-
-
-def collect(envs, expert, beta, num_steps, state, agent=None):
-    agent = agent or agent_for(dagger, envs)
-    return dagger.collect_labels(envs, agent, expert, beta, num_steps, state)
+def collector_for(envs, expert, agent=None):
+    """Collects labels of an expert; the learner is an untrained agent, or the one given."""
+    return dagger.LabelCollector(envs, agent or agent_for(dagger, envs), expert, seed=0)
 
 
 def oracle(obs):
@@ -37,16 +30,31 @@ def oracle(obs):
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_every_visited_state_is_labelled_by_the_expert_whoever_acts(beta):
     envs = timetables(ENDS, [(1, "both")])
-    obs, label, episodes, state = collect(envs, oracle, beta, 7, start_of(envs))
+    collector = collector_for(envs, oracle)
+    new = collector.collect(7, beta)
     # environment 0: 2 steps, a reset, 3 steps, a reset; environment 1: a step and a reset, in turn
     visited = [[0, 0], [0, 0], [0, 1], [1, 0], [1, 0], [1, 1], [2, 0], [1, 2], [3, 0]]
-    assert sorted(obs.tolist()) == sorted(visited)
-    assert label.tolist() == oracle(obs.numpy()).tolist()
-    assert sorted(episodes) == [(1.0, 1), (3.0, 2), (11.0, 1), (21.0, 1), (31.0, 1), (36.0, 3)]
+    assert sorted(new.obs.tolist()) == sorted(visited)
+    assert new.label.tolist() == oracle(new.obs.numpy()).tolist()
+    assert sorted(new.episodes) == [(1.0, 1), (3.0, 2), (11.0, 1), (21.0, 1), (31.0, 1), (36.0, 3)]
 
     # What the last step led to is where it goes on.
-    more, *_ = collect(envs, oracle, beta, 3, state)
-    assert sorted(more.tolist()) == [[2, 0], [2, 1], [4, 0]]
+    more = collector.collect(3, beta)
+    assert sorted(more.obs.tolist()) == [[2, 0], [2, 1], [4, 0]]
+    assert more.label.tolist() == oracle(more.obs.numpy()).tolist()
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_collection_of_nothing_but_resets_goes_on(num_steps):
+    """Of episodes of one step; with T = 1 every other step only resets, in all environments."""
+    collector = collector_for(timetables(*[[(1, "both")]] * 2), oracle)
+    episode = 0
+    for _ in range(4):
+        new = collector.collect(num_steps, 0.5)
+        assert len(new.obs) > 0
+        numbers = [number for number, _ in new.obs.tolist()]
+        assert numbers[0] == episode
+        episode = numbers[-1] + 1
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
@@ -67,8 +75,8 @@ def test_the_expert_acts_with_probability_beta(beta):
         return np.ones(len(obs), dtype=np.int64)
 
     envs.step = recording_step
-    _, label, *_ = collect(envs, expert, beta, 20, start_of(envs), agent)
-    assert (label == 1).all()
+    new = collector_for(envs, expert, agent).collect(20, beta)
+    assert (new.label == 1).all()
     standard_error = (beta * (1 - beta) / 4000) ** 0.5
     assert abs(np.mean(taken) - beta) < 4 * standard_error + 1e-9
     if 0 < beta < 1:
@@ -78,16 +86,18 @@ def test_the_expert_acts_with_probability_beta(beta):
 def test_with_beta_1_the_states_are_the_experts_own():
     expert = dagger.balance
     envs = dagger.make_envs("CartPole-v1", 3)
-    obs, label, _, (after, *_) = collect(envs, expert, 1.0, 50, start_of(envs))
+    collector = collector_for(envs, expert)
+    new = collector.collect(50, 1.0)
     envs = dagger.make_envs("CartPole-v1", 3)
     first, _ = envs.reset(seed=0)
     states = [first.copy()]
     for _ in range(50):
         next_state, *_ = envs.step(expert(states[-1]))
         states.append(next_state.copy())
-    np.testing.assert_array_equal(obs, np.concatenate(states[:-1]))
-    np.testing.assert_array_equal(label, np.concatenate([expert(state) for state in states[:-1]]))
-    np.testing.assert_array_equal(after, states[-1])
+    labels = [expert(state) for state in states[:-1]]
+    np.testing.assert_array_equal(new.obs, np.concatenate(states[:-1]))
+    np.testing.assert_array_equal(new.label, np.concatenate(labels))
+    np.testing.assert_array_equal(collector.obs, states[-1])
 
 
 @pytest.mark.parametrize("action_space", [Discrete(3, start=5), BOX])
@@ -98,8 +108,8 @@ def test_imitation_loss_equals_the_likelihood(action_space):
     agent = dagger.Agent(Box(-1, 1, (3,)), action_space).double()
     x = torch.randn(40, 3, dtype=torch.float64) * 1e3  # some outputs beyond the bounds
     label = torch.as_tensor(np.stack([action_space.sample() for _ in range(40)]))
-    loss, metrics = dagger.imitation_loss(agent, x, label)
     out = agent.actor(x)
+    loss = dagger.imitation_loss(agent, out, label)
     expected = 0.0
     disagreement = 0.0
     for i in range(40):
@@ -115,22 +125,45 @@ def test_imitation_loss_equals_the_likelihood(action_space):
         expected -= log_prob.item() / 40
         disagreement += differs.item() / 40
     assert abs(loss.item() - expected) < 1e-6
-    assert abs(metrics["losses/disagreement"].item() - disagreement) < 1e-6
+    seen = dagger.disagreement(agent, out, label)
+    assert abs(seen.item() - disagreement) < 1e-6
+    assert 0 < disagreement < 1 and not seen.requires_grad
 
 
-def test_the_dataset_keeps_what_it_is_given_and_its_state_leaves_the_room_behind():
+@pytest.mark.parametrize("action_space", [Discrete(3, start=5), BOX])
+def test_labels_are_turned_into_the_units_of_the_actor_and_back(action_space):
+    agent = dagger.Agent(Box(-1, 1, (3,)), action_space)
+    action_space.seed(0)
+    label = np.stack([action_space.sample() for _ in range(20)])
+    action = agent.from_env(torch.as_tensor(label))
+    np.testing.assert_allclose(agent.to_env(action), label, rtol=1e-5, atol=1e-6)
+    assert action.min() >= (0 if agent.discrete else -1)
+    assert action.max() <= (2 if agent.discrete else 1)
+
+
+@pytest.mark.parametrize(
+    "schedule, shares",
+    [("first", [0, 0, 0]), ("linear", [0.75, 0.5, 0]), ("exponential", [0.1**0.5, 0.1, 0.01])],
+)
+def test_the_experts_share_after_a_quarter_a_half_and_all_of_the_budget(schedule, shares):
+    seen = [dagger.expert_share(schedule, progress) for progress in (0.25, 0.5, 1.0)]
+    assert seen == pytest.approx(shares, rel=1e-12)
+
+
+def test_the_dataset_keeps_what_it_is_given_and_its_state_is_restored():
     obs = torch.arange(6.0).reshape(3, 2)
-    label = torch.tensor([0, 1, 0])
-    dataset = dagger.Dataset(obs, label, room=5, device=torch.device("cpu"))
+    dataset = dagger.Dataset(obs, torch.tensor([0, 1, 0]))
     dataset.add(torch.ones(2, 2), torch.tensor([1, 1]))
-    assert dataset.size == 5 and dataset.label.tolist() == [0, 1, 0, 1, 1]
+    assert dataset.label.tolist() == [0, 1, 0, 1, 1] and dataset.label.dtype == torch.int64
     assert dataset.obs.tolist() == [[0, 1], [2, 3], [4, 5], [1, 1], [1, 1]]
     state = dataset.state_dict()
-    assert state["obs"].untyped_storage().nbytes() == 5 * 2 * 4
-    other = dagger.Dataset(obs[:0], label[:0], room=9, device=torch.device("cpu"))
+    assert state["obs"].untyped_storage().nbytes() == 5 * 2 * 4  # a checkpoint has no more of it
+    other = dagger.Dataset(obs[:0], torch.tensor([], dtype=torch.int64))
     other.load_state_dict(copy.deepcopy(state))
     other.add(torch.zeros(1, 2), torch.tensor([0]))
-    assert other.size == 6 and torch.equal(other.obs[:5], dataset.obs)
+    assert torch.equal(other.obs[:5], dataset.obs) and other.obs[5].tolist() == [0, 0]
+    assert other.label.tolist() == [0, 1, 0, 1, 1, 0]
+    assert len(dataset.obs) == len(state["obs"]) == 5
 
 
 def dataset_of(run_dir) -> dict[str, np.ndarray]:
