@@ -137,23 +137,24 @@ class Args:
 
 
 class DataStats(nn.Module):
-    """Mean and variance of a set of data: buffers, so they are saved with the network."""
+    """Mean, variance and deviation of a set of data: buffers, saved with the network.
+
+    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    """
 
     def __init__(self, *shape: int):
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(shape))
         self.var = nn.Buffer(torch.ones(shape))
+        self.std = nn.Buffer(torch.ones(shape))
         self.count = nn.Buffer(torch.tensor(0))
 
     def fit(self, x: Tensor) -> None:
         """Replace the statistics by those of x (n, *shape), n ≥ 1."""
         self.mean.copy_(x.mean(0))
         self.var.copy_(x.var(0, correction=0))
+        self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
         self.count.fill_(len(x))
-
-    def std(self) -> Tensor:
-        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
-        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
 
 
 def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
@@ -199,7 +200,7 @@ class Agent(nn.Module):
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Scale observations by the statistics of the dataset; before the first fit by 0 and 1."""
-        return (obs - self.obs_stats.mean) / self.obs_stats.std()
+        return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> np.ndarray:
@@ -544,7 +545,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 

@@ -145,23 +145,24 @@ class Args:
 
 
 class DataStats(nn.Module):
-    """Mean and variance of a set of data: buffers, so they are saved with the network."""
+    """Mean, variance and deviation of a set of data: buffers, saved with the network.
+
+    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    """
 
     def __init__(self, *shape: int):
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(shape))
         self.var = nn.Buffer(torch.ones(shape))
+        self.std = nn.Buffer(torch.ones(shape))
         self.count = nn.Buffer(torch.tensor(0))
 
     def fit(self, x: Tensor) -> None:
         """Replace the statistics by those of x (n, *shape), n ≥ 1."""
         self.mean.copy_(x.mean(0))
         self.var.copy_(x.var(0, correction=0))
+        self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
         self.count.fill_(len(x))
-
-    def std(self) -> Tensor:
-        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
-        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
 
 
 def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
@@ -204,7 +205,7 @@ class Agent(nn.Module):
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
-        return (obs - self.obs_stats.mean) / self.obs_stats.std()
+        return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Scale actions from [−1, 1] to the environment's bounds."""
@@ -222,11 +223,11 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean()
 
 
-def follow(target_net: nn.Module, net: nn.Module, tau: float) -> None:
-    """Move a target network towards its network: φ̄ ← φ̄ + τ (φ − φ̄)."""
-    with torch.no_grad():
-        for target_parameter, parameter in zip(target_net.parameters(), net.parameters()):
-            target_parameter.lerp_(parameter, tau)
+@torch.no_grad()
+def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float) -> None:
+    """Move target networks towards their networks: φ̄ ← φ̄ + τ (φ − φ̄)."""
+    for target_parameter, parameter in zip(target_parameters, parameters):
+        target_parameter.lerp_(parameter, tau)
 
 
 def actor_loss(agent: Agent, x: Tensor) -> Tensor:
@@ -271,11 +272,11 @@ class ReplayBuffer:
     def at(self, index: Tensor) -> Batch:
         """The transitions in these rows."""
         return Batch(
-            self.obs[index],
-            self.action[index],
-            self.reward[index],
-            self.next_obs[index],
-            self.terminated[index],
+            self.obs.index_select(0, index),
+            self.action.index_select(0, index),
+            self.reward.index_select(0, index),
+            self.next_obs.index_select(0, index),
+            self.terminated.index_select(0, index),
         )
 
     def sample(self, batch_size: int) -> Batch:
@@ -360,8 +361,11 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     target_actor = copy.deepcopy(agent.actor).requires_grad_(False)
     target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
-    actor_optimizer = Adam(agent.actor.parameters(), lr=args.policy_lr, fused=True)  # see below
-    critic_optimizer = Adam(agent.critic.parameters(), lr=args.q_lr, fused=True)
+    actor_parameters = list(agent.actor.parameters())
+    critic_parameters = list(agent.critic.parameters())
+    target_parameters = [*target_actor.parameters(), *target_critic.parameters()]
+    actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)  # see below
+    critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
     act_dim = envs.single_action_space.shape[0]
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
@@ -430,12 +434,11 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                     pi_loss = actor_loss(agent, x)
                     actor_optimizer.zero_grad()
                     # Gradients of the actor alone: those of the critic would be thrown away.
-                    pi_loss.backward(inputs=list(agent.actor.parameters()))
+                    pi_loss.backward(inputs=actor_parameters)
                     actor_optimizer.step()
                     run.metric("losses/actor_loss", pi_loss)
 
-                follow(target_actor, agent.actor, args.tau)
-                follow(target_critic, agent.critic, args.tau)
+                follow(target_parameters, actor_parameters + critic_parameters, args.tau)
                 updates += 1
 
         # 4. Log; save when it is time.
@@ -536,7 +539,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 

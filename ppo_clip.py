@@ -153,12 +153,16 @@ class Args:
 
 
 class RunningStats(nn.Module):
-    """Mean and variance of everything seen so far: buffers, so they are saved with the network."""
+    """Mean, variance and deviation of everything seen so far: buffers, saved with the network.
+
+    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    """
 
     def __init__(self, *shape: int):
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(shape))
         self.var = nn.Buffer(torch.ones(shape))
+        self.std = nn.Buffer(torch.ones(shape))
         self.count = nn.Buffer(torch.tensor(0))
 
     def update(self, x: Tensor) -> None:
@@ -169,10 +173,7 @@ class RunningStats(nn.Module):
         self.mean += weight * delta
         # The variance of a mixture of two groups whose means lie delta apart.
         self.var += weight * (x.var(0, correction=0) - self.var + (1 - weight) * delta.square())
-
-    def std(self) -> Tensor:
-        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
-        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
+        self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
 
 
 def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
@@ -221,7 +222,7 @@ class Agent(nn.Module):
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
-        return (obs - self.obs_stats.mean) / self.obs_stats.std()
+        return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...)."""
@@ -454,7 +455,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         reward = rollout.reward
         if args.norm_reward:  # unlike those of observations, these statistics include this rollout
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
-            reward = reward / agent.discounted_sum_stats.std()
+            reward = reward / agent.discounted_sum_stats.std
 
         # 2. Remember the policy that acted, by log-probabilities. The x are those that it saw, as
         # the observation statistics have not changed since.
@@ -606,7 +607,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 

@@ -137,12 +137,16 @@ class Args:
 
 
 class RunningStats(nn.Module):
-    """Mean and variance of everything seen so far: buffers, so they are saved with the network."""
+    """Mean, variance and deviation of everything seen so far: buffers, saved with the network.
+
+    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    """
 
     def __init__(self, *shape: int):
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(shape))
         self.var = nn.Buffer(torch.ones(shape))
+        self.std = nn.Buffer(torch.ones(shape))
         self.count = nn.Buffer(torch.tensor(0))
 
     def update(self, x: Tensor) -> None:
@@ -153,10 +157,7 @@ class RunningStats(nn.Module):
         self.mean += weight * delta
         # The variance of a mixture of two groups whose means lie delta apart.
         self.var += weight * (x.var(0, correction=0) - self.var + (1 - weight) * delta.square())
-
-    def std(self) -> Tensor:
-        """The deviation; 1 for what has not varied yet, so that dividing by it blows nothing up."""
-        return torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0)
+        self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
 
 
 def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
@@ -205,7 +206,7 @@ class Agent(nn.Module):
 
     def normalize(self, obs: Tensor) -> Tensor:
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
-        return (obs - self.obs_stats.mean) / self.obs_stats.std()
+        return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...)."""
@@ -379,7 +380,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         to_go = reward_to_go(episodes.reward, args.gamma)  # (T, N)
         if args.baseline == "value":
             with torch.no_grad():  # the critic's unit is the deviation of G_t, see step 4
-                baseline = agent.value(x) * agent.return_stats.std()
+                baseline = agent.value(x) * agent.return_stats.std
         elif args.baseline == "mean":
             baseline = mean_baseline(to_go, valid)
         else:
@@ -404,7 +405,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         if args.baseline == "value":
             agent.return_stats.update(to_go[valid])
             batch_x = x[valid]  # (M, obs_dim)
-            batch_target = to_go[valid] / agent.return_stats.std()  # (M,)
+            batch_target = to_go[valid] / agent.return_stats.std  # (M,)
             num_minibatches = max(len(batch_target) // args.batch_size, 1)
             for _ in range(args.value_epochs):
                 shuffled = torch.randperm(len(batch_target), device=device)
@@ -507,7 +508,7 @@ def load_policy(path: str | Path):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std()
+    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
