@@ -85,6 +85,16 @@ class Identity(gym.Env):
         return self._obs(), reward, False, self.steps == 10, {}
 
 
+class Ragged(Identity):
+    """Its episodes end at any step, terminated, truncated or both."""
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        terminated = bool(self.np_random.random() < 0.1)
+        truncated = bool(self.np_random.random() < 0.1)
+        return obs, reward, terminated, truncated, info
+
+
 class Blind(Identity):
     """Shows nothing of the answer: every observation is the same."""
 
@@ -160,8 +170,11 @@ class Broken(Identity):
 
 BOX = Box(np.array([-2.0, 0.0], dtype=np.float32), np.array([2.0, 0.5], dtype=np.float32))
 gym.register("Timetable-v0", Timetable)
+gym.register("OneStep-v0", Timetable, kwargs={"ends": ((1, "both"),)})
 gym.register("IdentityDiscrete-v0", Identity, kwargs={"action_space": Discrete(3, start=5)})
 gym.register("IdentityBox-v0", Identity, kwargs={"action_space": BOX})
+gym.register("RaggedDiscrete-v0", Ragged, kwargs={"action_space": Discrete(3, start=5)})
+gym.register("RaggedBox-v0", Ragged, kwargs={"action_space": BOX})
 gym.register("Blind-v0", Blind, kwargs={"action_space": Box(-1, 1, (2,))})
 gym.register("Clock-v0", Clock)
 gym.register("Trail-v0", Trail)
