@@ -27,12 +27,12 @@ Algorithm   repeat until the budget of environment steps is spent
     3. θ, φ ← one Adam step on −L
     4. update the statistics that normalise observations; log
 
-Symbols     T steps, N environments. M of the T·N steps are valid. In the others an environment is
-            only reset: gymnasium does that in the step after an episode's end (see Collector).
+Symbols     T steps, N environments. In the step after an episode's end gymnasium only resets that
+            environment (see Collector). The other M of the T·N steps are valid.
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  in units of the deviation of discounted_sum; so are V, Â and R̂
+    r_t     reward      (T, N)  over the deviation of u_t = r_t + γ u_{t−1}; so are V, Â and R̂
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   c₁ vf_coef   c₂ ent_coef
 
@@ -101,7 +101,7 @@ class Args:
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of their discounted sum in the episode so far"""
+    """divide rewards by the running deviation of u_t = r_t + γ u_{t−1}, which is 0 at first"""
 
     # The run
     exp_name: str = SCRIPT
@@ -181,6 +181,8 @@ def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
 class Agent(nn.Module):
     """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
 
+    In shapes, `...` stands for any leading dimensions: (T, N), (B,) or none.
+
     Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
     Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
     """
@@ -216,8 +218,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
-            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
+            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
@@ -262,9 +264,9 @@ def gae(
     """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
-    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. The
-    advantage of a step that only resets means nothing. It does no harm: the step before it ended
-    an episode, so its decay is 0, and the losses leave the step out.
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. Where
+    step t only resets, advantage[t] is meaningless. Step t − 1 does not use it, as it ended the
+    episode and decay[t − 1] is 0. The losses leave step t out.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -279,12 +281,12 @@ def gae(
 
 
 def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
-    """Its gradient, negated, is the policy gradient estimated from M steps (M,)."""
+    """Minus the mean of log π_θ(a_t|s_t) Â_t over steps (M,): descending it raises the return."""
     return -(log_prob * advantage).mean()  # [score-function]
 
 
 def value_loss(value: Tensor, target: Tensor) -> Tensor:
-    """Half the mean squared error of values (B,)."""
+    """Half the mean squared error."""
     return 0.5 * (value - target).square().mean()
 
 
@@ -298,7 +300,7 @@ class Rollout:
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: c_t = r_t + γ c_{t−1}
+    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: u_t = r_t + γ u_{t−1}
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
@@ -309,8 +311,8 @@ class Collector:
     its reward is 0. This is a truncation after three steps:
 
         t               0      1      2      3       4
-        obs[t]          s_0    s_1    s_2    s_3     s_0'    s_3: the true last observation
-        reward[t]       r_0    r_1    r_2    0       r_0'
+        obs[t]          s_0    s_1    s_2    s_3     new s_0    s_3: the true last observation
+        reward[t]       r_0    r_1    r_2    0       new r_0
         truncated[t]                  True
         valid[t]        True   True   True   False   True    step 3 only resets
 
@@ -384,8 +386,8 @@ class Collector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
-    RunningStats.update and in run.log.
+    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    at every tensor[valid], in RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
@@ -395,7 +397,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
         args.gae_lambda = 1.0 if agent.discrete else 0.97
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
@@ -416,7 +418,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # unlike those of observations, these statistics include this rollout
+        if args.norm_reward:  # its statistics may include this rollout: no action depends on them
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
@@ -453,7 +455,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         # 4. Update the observation statistics, now that step 3 is done; log; save when it is time.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
-        # How much of the targets' variance did the critic explain before this update?
+        # How well did the values explain their targets? The error R̂ − V is the advantage.
         unexplained = batch_advantage.var(correction=0)
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
@@ -487,7 +489,7 @@ def check_own(args: Args, env: gym.Env) -> None:
 
 
 def set_threads() -> None:
-    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
@@ -571,10 +573,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -587,7 +589,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -617,7 +619,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -637,7 +639,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -733,7 +735,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -796,7 +798,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")

@@ -353,13 +353,14 @@ class Dataset:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (agent.act) and in run.log, not in an update.
+    The program waits for the GPU at every environment step, in agent.act, and in run.log, but not
+    in an update.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
     if args.compile:
         agent.actor.compile()
     # A label is like agent.low: a number if Discrete, else act_dim floats.
@@ -490,7 +491,7 @@ def check_file(flag: str, path: str, load, args: Args, needed: str) -> None:
 
 
 def set_threads() -> None:
-    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
@@ -574,10 +575,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -590,7 +591,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -620,7 +621,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -640,7 +641,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -736,7 +737,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -799,7 +800,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")

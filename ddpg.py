@@ -34,7 +34,7 @@ Symbols     B transitions in a minibatch
     a       action      (B, act_dim)  in units in which the bounds are [−1, 1]
     r       reward      (B,)
     s'      next_obs    (B, obs_dim)  at an episode's end the true last observation
-            terminated  (B,)  1 or 0; after a truncation alone s' keeps its value
+            terminated  (B,)  1 or 0; a truncation alone counts as 0, so y still has Q(s')
     y       target      (B,)  what Q_φ is fitted to
     θ, φ agent.actor, agent.critic   θ̄, φ̄ target_actor, target_critic
     γ gamma   τ tau   σ exploration_noise
@@ -251,7 +251,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.capacity = capacity
-        self.added = 0  # how many so far, those replaced since included
+        self.added = 0  # transitions ever added, those overwritten since included
         self.obs = torch.empty(capacity, obs_dim, device=device)
         self.action = torch.empty(capacity, act_dim, device=device)
         self.reward = torch.empty(capacity, device=device)
@@ -261,7 +261,8 @@ class ReplayBuffer:
     def add(self, batch: Batch) -> None:
         """Add M ≤ capacity transitions in place of the oldest."""
         num_new = len(batch.reward)
-        index = torch.arange(self.added, self.added + num_new) % self.capacity
+        index = torch.arange(self.added, self.added + num_new, device=self.obs.device)
+        index %= self.capacity
         self.obs[index] = batch.obs
         self.action[index] = batch.action
         self.reward[index] = batch.reward
@@ -287,7 +288,8 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Tensor]:
         """All transitions, the oldest first, as a dictionary of Batch's fields."""
         oldest = max(self.added - self.capacity, 0)
-        return vars(self.at(torch.arange(oldest, self.added) % self.capacity))
+        in_order = torch.arange(oldest, self.added, device=self.obs.device)
+        return vars(self.at(in_order % self.capacity))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Add them again. A buffer that has become smaller takes the newest."""
@@ -302,8 +304,8 @@ class Stepper:
     its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
 
         step            0      1      2      3       4
-        self.obs        s_0    s_1    s_2    s_3     s_0'
-        next_obs        s_1    s_2    s_3    s_0'    s_1'
+        self.obs        s_0    s_1    s_2    s_3     new s_0
+        next_obs        s_1    s_2    s_3    new s_0 new s_1
         truncated                     True
         valid           True   True   True   False   True
 
@@ -350,10 +352,16 @@ class Stepper:
         return batch, episodes
 
 
+def updates_due(step: int, args: Args) -> int:
+    """The number of updates that belong to this many environment steps."""
+    return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
+
+
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env) and in run.log, but not in an update.
+    The program waits for the GPU at every environment step, first in to_env, and in run.log, but
+    not in an update.
     """
     check(args)
     device = set_up(args)
@@ -363,8 +371,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     actor_parameters = list(agent.actor.parameters())
     critic_parameters = list(agent.critic.parameters())
+    parameters = actor_parameters + critic_parameters
     target_parameters = [*target_actor.parameters(), *target_critic.parameters()]
-    actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)  # see below
+    actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)  # class Adam
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
     act_dim = envs.single_action_space.shape[0]
@@ -388,8 +397,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # which may be new in a resumed run
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     step = run.count.global_step
-    # 0, or in a resumed run as many as the loop below has done by this step
-    updates = math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
+    updates = updates_due(step, args)
+    stats_fitted = bool(agent.obs_stats.count > 0)  # in a resumed run
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
     while not run.finished():
@@ -403,18 +412,19 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 with torch.no_grad():
                     action = agent.actor(agent.normalize(stepper.obs))
                 noise = args.exploration_noise * torch.randn_like(action)
-                action = (action + noise).clamp(-1, 1)  # [exploration] β(·|s) = N(π_θ(s), σ²)
+                action = (action + noise).clamp(-1, 1)  # [exploration] π_θ(s) + σ ε
 
             # 2. Step the environments and remember what happened.
             transitions, ended = stepper.step(action, agent.to_env(action))
             buffer.add(transitions)
             step += len(transitions.reward)
             episodes += ended
-            if args.norm_obs and step >= args.learning_starts and agent.obs_stats.count == 0:
+            if args.norm_obs and step >= args.learning_starts and not stats_fitted:
                 agent.obs_stats.fit(buffer.obs[: buffer.added])  # once, for good
+                stats_fitted = True
 
             # 3. Minibatch updates.
-            while updates < args.updates_per_step * (step - args.learning_starts):
+            while updates < updates_due(step, args):
                 batch = buffer.sample(args.batch_size)
                 x = agent.normalize(batch.obs)
                 next_x = agent.normalize(batch.next_obs)
@@ -433,12 +443,12 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 if updates % args.policy_frequency == 0:
                     pi_loss = actor_loss(agent, x)
                     actor_optimizer.zero_grad()
-                    # Gradients of the actor alone: those of the critic would be thrown away.
+                    # They flow through the critic, but only the actor keeps them.
                     pi_loss.backward(inputs=actor_parameters)
                     actor_optimizer.step()
                     run.metric("losses/actor_loss", pi_loss)
 
-                follow(target_parameters, actor_parameters + critic_parameters, args.tau)
+                follow(target_parameters, parameters, args.tau)
                 updates += 1
 
         # 4. Log; save when it is time.
@@ -480,11 +490,12 @@ def check_own(args: Args, env: gym.Env) -> None:
 
 
 def set_threads() -> None:
-    """Two threads, where there are two cores: one is a fifth slower. OMP_NUM_THREADS wins."""
+    """Take two threads, if there are two cores. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
-    # With "bf16" torch multiplies by oneDNN, on AMD's processors up to twice as fast as by MKL. The
-    # arithmetic stays float32, unless the processor has AMX: then it would round, so leave it.
-    if not torch.cpu.get_capabilities().get("amx_tile", True):
+    # The name misleads: without AMX "bf16" only selects oneDNN instead of MKL, still in float32.
+    # That is up to twice as fast on AMD's processors. With AMX it would really round.
+    has_amx = torch.cpu.get_capabilities().get("amx_tile", True)
+    if not has_amx:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
 
@@ -568,10 +579,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -584,7 +595,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -614,7 +625,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -634,7 +645,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -730,7 +741,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -793,7 +804,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")

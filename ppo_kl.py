@@ -27,18 +27,18 @@ Algorithm   repeat until the budget of environment steps is spent
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
            for each minibatch: θ, φ ← one Adam step on −L
-    4. d ← E_t[ D_KL(π_θk ‖ π_θ) ];  β ← 2 β if d ≥ 1.5 δ,  β / 2 if d ≤ δ / 1.5
+    4. d ← E_t[ D_KL(π_θk ‖ π_θ) ];  β ← 2 β if d ≥ 1.5 d_targ,  β / 2 if d ≤ d_targ / 1.5
     5. update the statistics that normalise observations; log
 
-Symbols     T steps, N environments. M of the T·N steps are valid. In the others an environment is
-            only reset: gymnasium does that in the step after an episode's end (see Collector).
+Symbols     T steps, N environments. In the step after an episode's end gymnasium only resets that
+            environment (see Collector). The other M of the T·N steps are valid.
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  in units of the deviation of discounted_sum; so are V, Â and R̂
+    r_t     reward      (T, N)  over the deviation of u_t = r_t + γ u_{t−1}; so are V, Â and R̂
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps      D_KL  kl  (B,), nats
-    γ gamma   λ gae_lambda   β kl_penalty.coef   δ target_kl   c₁ vf_coef   c₂ ent_coef
+    γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
 
 New after ppo_clip.py: what keeps the policy near the one that sampled the rollout is a price on the
 distance, not a bound on each ratio. The distance is exact, not estimated from samples.
@@ -105,15 +105,15 @@ class Args:
     max_grad_norm: float = 0.5
     """L2 norm to which a larger gradient is scaled down"""
     target_kl: float = 0.015
-    """KL(π_θk ‖ π_θ) that an update should end with, in nats, δ"""
+    """KL(π_θk ‖ π_θ) that an update should end with, in nats, d_targ"""
     kl_coef: float = 1.0
-    """weight of the KL penalty in the first update, β; 0 is none, ever"""
+    """weight of the KL penalty in the first update, β; 0 switches it off"""
     norm_adv: bool = False
     """normalise each minibatch's advantages to mean 0 and deviation 1"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of their discounted sum in the episode so far"""
+    """divide rewards by the running deviation of u_t = r_t + γ u_{t−1}, which is 0 at first"""
 
     # The run
     exp_name: str = SCRIPT
@@ -193,6 +193,8 @@ def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
 class Agent(nn.Module):
     """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
 
+    In shapes, `...` stands for any leading dimensions: (T, N), (B,) or none.
+
     Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
     Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
     """
@@ -228,8 +230,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
-            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
+            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
@@ -276,6 +278,7 @@ def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tens
 
 def softmax_kl(old_logits: Tensor, logits: Tensor) -> Tensor:
     """KL(π_old ‖ π) (...), in nats, of logits (..., num_actions)."""
+    # Σ_a π_old(a) (log π_old(a) − log π(a))
     old_log_p = old_logits.log_softmax(-1)
     log_p = logits.log_softmax(-1)
     return (old_log_p.exp() * (old_log_p - log_p)).sum(-1)
@@ -283,6 +286,7 @@ def softmax_kl(old_logits: Tensor, logits: Tensor) -> Tensor:
 
 def gaussian_kl(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """KL(π_old ‖ π) (...), in nats, of means and log_std (..., act_dim)."""
+    # Σ_i [ (σ_old,i² + (μ_old,i − μ_i)²) / (2 σ_i²) − ½ − log σ_old,i + log σ_i ]
     var_ratio = (2 * (old_log_std - log_std)).exp()
     shift = (old_mean - mean) / log_std.exp()
     return ((var_ratio + shift.square() - 1) / 2 - old_log_std + log_std).sum(-1)
@@ -294,9 +298,9 @@ def gae(
     """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
-    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. The
-    advantage of a step that only resets means nothing. It does no harm: the step before it ended
-    an episode, so its decay is 0, and the losses leave the step out.
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. Where
+    step t only resets, advantage[t] is meaningless. Step t − 1 does not use it, as it ended the
+    episode and decay[t − 1] is 0. The losses leave step t out.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -316,7 +320,7 @@ def policy_loss(ratio: Tensor, advantage: Tensor) -> Tensor:
 
 
 def value_loss(value: Tensor, target: Tensor) -> Tensor:
-    """Half the mean squared error of values (B,)."""
+    """Half the mean squared error."""
     return 0.5 * (value - target).square().mean()
 
 
@@ -328,7 +332,7 @@ class KLPenalty:
 
     def adapt(self, kl: float, target_kl: float) -> None:
         """Set β for the next update, given the KL that this one ended with."""
-        # [kl-adapt] β ← 2 β if d ≥ 1.5 δ, β / 2 if d ≤ δ / 1.5
+        # [kl-adapt] β ← 2 β if d ≥ 1.5 d_targ, β / 2 if d ≤ d_targ / 1.5
         if kl >= 1.5 * target_kl:
             self.coef *= 2
         elif kl <= target_kl / 1.5:
@@ -351,7 +355,7 @@ class Rollout:
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: c_t = r_t + γ c_{t−1}
+    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: u_t = r_t + γ u_{t−1}
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
@@ -362,8 +366,8 @@ class Collector:
     its reward is 0. This is a truncation after three steps:
 
         t               0      1      2      3       4
-        obs[t]          s_0    s_1    s_2    s_3     s_0'    s_3: the true last observation
-        reward[t]       r_0    r_1    r_2    0       r_0'
+        obs[t]          s_0    s_1    s_2    s_3     new s_0    s_3: the true last observation
+        reward[t]       r_0    r_1    r_2    0       new r_0
         truncated[t]                  True
         valid[t]        True   True   True   False   True    step 3 only resets
 
@@ -437,8 +441,9 @@ class Collector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
-    RunningStats.update, for the KL of step 4 and in run.log, but never in a minibatch.
+    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    at every tensor[valid], in RunningStats.update, for the KL of step 4 and in run.log. It never
+    waits in a minibatch.
     """
     check(args)
     device = set_up(args)
@@ -446,7 +451,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
@@ -469,15 +474,16 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # unlike those of observations, these statistics include this rollout
+        if args.norm_reward:  # its statistics may include this rollout: no action depends on them
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
-        # 2. Remember the policy that acted, by log-probabilities. The x are those that it saw, as
-        # the observation statistics have not changed since.
+        # 2. Remember the policy that acted: log-probabilities for the ratio, its outputs and log σ
+        # for the KL. The x are those that it saw, as the observation statistics have not changed.
         with torch.no_grad():
             old_out = agent.actor(x[:-1])
             old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
+            # [valid] below makes a copy of log σ, which Adam will change in place.
             old_log_std = agent.log_std.detach().expand_as(old_out)
             old_value = agent.value(x[:-1])  # (T, N), for explained_variance
 
@@ -491,6 +497,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         for _ in range(args.update_epochs):
             with torch.no_grad():
                 value = agent.value(x)  # (T+1, N)
+            # The critic has changed since the last epoch, so advantages are computed anew.
             advantage = gae(
                 reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
             )  # (T, N)
@@ -568,7 +575,7 @@ def check_own(args: Args, env: gym.Env) -> None:
 
 
 def set_threads() -> None:
-    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
@@ -652,10 +659,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -668,7 +675,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -698,7 +705,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -718,7 +725,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -814,7 +821,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -877,7 +884,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")

@@ -19,8 +19,8 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by
 
     W_t is the reward-to-go G_t = r_t + γ r_{t+1} + …, or with --no-reward-to-go the return of the
     whole episode, R(τ) = G_0. With γ = 1 both have the same expectation, as an action cannot change
-    the rewards before it. Those only add noise, so the reward-to-go is the default. γ < 1 gives up
-    some of the expectation for less noise.
+    the rewards before it. Those only add noise, so the reward-to-go is the default. With γ < 1
+    late rewards count less. That lowers the noise, but biases the estimate, as J does not discount.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for one episode in each of N parallel environments
@@ -37,7 +37,7 @@ Symbols     N episodes; T steps in the longest
     G_t     to_go       (T, N)      W_t  weight  (T, N)      γ gamma   N num_envs
 
 A time limit ends an episode as a termination does: the objective is the return within the limit.
-The discounted objective has a γ^t in front of G_t. It is left out, as usual in practice.
+A discounted J would have γ^t ∇ log π G_t in its gradient; practice leaves that γ^t out.
 
 Run         python reinforce.py --env-id CartPole-v1
             python reinforce.py --no-reward-to-go
@@ -171,6 +171,8 @@ def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
 class Agent(nn.Module):
     """The actor. It sees x (..., obs_dim), observations normalised by running statistics.
 
+    In shapes, `...` stands for any leading dimensions: (T, N), (B,) or none.
+
     Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
     Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
     """
@@ -200,8 +202,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
-            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
+            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
@@ -263,7 +265,7 @@ def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
 class Episodes:
     """One episode of each of N environments, as tensors on the agent's device.
 
-    T is the length of the longest. A row is valid until its environment's episode has ended.
+    T is the length of the longest. Entry (t, n) is valid up to the last step of episode n.
     """
 
     obs: Tensor  # (T, N, obs_dim)
@@ -288,7 +290,7 @@ class EpisodeCollector:
 
     @torch.no_grad()
     def collect(self) -> Episodes:
-        """Run all environments until each has ended an episode. Only actions are computed here."""
+        """Run all environments until each has ended an episode. Log-probabilities come later."""
         obs = self.first_obs
         running = np.ones(self.envs.num_envs, dtype=bool)
         observations = []
@@ -304,7 +306,7 @@ class EpisodeCollector:
             rewards.append(self.to_tensor(reward * running))
             valid.append(torch.tensor(running, device=self.device))
             running = running & ~(terminated | truncated)  # a time limit ends an episode, too
-        self.first_obs, _ = self.envs.reset()  # for the next call
+        self.first_obs, _ = self.envs.reset()  # the next call begins anew everywhere
         return Episodes(
             obs=torch.stack(observations),
             action=torch.stack(actions),
@@ -319,17 +321,17 @@ class EpisodeCollector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
-    RunningStats.update and in run.log.
+    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    at every tensor[valid], in RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    # A critic's initial weights take random numbers. Seeding again gives the first actions of a
-    # script without a critic.
+    # Seed again, so that the first actions do not depend on how many random numbers the initial
+    # weights took: a script with a critic begins with the same actions as one without.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
     if args.compile:
         agent.actor.compile()
     # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
@@ -365,14 +367,14 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         run.metric("losses/policy_loss", loss)
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
-        # 4. Update the observation statistics; log; save when it is time. Not earlier: the x above
-        # must be those from which the actions were sampled.
+        # 4. Update the observation statistics; log; save when it is time. They change only now, as
+        # the x above must be those from which the actions were sampled.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
         returns = episodes.reward.sum(0).tolist()
         lengths = valid.sum(0).tolist()
-        run.log(sum(lengths), list(zip(returns, lengths)))
+        run.log(num_steps=sum(lengths), episodes=list(zip(returns, lengths)))
 
     run.finish(export(agent))
 
@@ -398,7 +400,7 @@ def check_own(args: Args, env: gym.Env) -> None:
 
 
 def set_threads() -> None:
-    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
@@ -482,10 +484,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -498,7 +500,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -528,7 +530,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -548,7 +550,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -644,7 +646,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -707,7 +709,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")

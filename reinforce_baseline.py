@@ -18,7 +18,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by
     ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) Â_t,    Â_t = G_t − b(s_t)
 
     G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, which a time limit is, too.
-    γ < 1 gives up some of the expectation for less noise. b is, with --baseline
+    γ < 1 lowers the noise, but biases the estimate, as J does not discount. b is, with --baseline
         value   V_φ(s_t), fitted to the G_t of earlier iterations by least squares
         mean    the mean of G_t over the other episodes that still run at step t
         none    0: then this is reinforce.py
@@ -180,6 +180,8 @@ def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
 class Agent(nn.Module):
     """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
 
+    In shapes, `...` stands for any leading dimensions: (T, N), (B,) or none.
+
     Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
     Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
     """
@@ -215,8 +217,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # Gumbel-max, quicker than torch's Categorical: argmax_a(z_a + g_a) ~ softmax(z), where
-            # g = −log e is Gumbel noise if e ~ Exponential(1).
+            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
+            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
@@ -289,7 +291,7 @@ def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
 class Episodes:
     """One episode of each of N environments, as tensors on the agent's device.
 
-    T is the length of the longest. A row is valid until its environment's episode has ended.
+    T is the length of the longest. Entry (t, n) is valid up to the last step of episode n.
     """
 
     obs: Tensor  # (T, N, obs_dim)
@@ -314,7 +316,7 @@ class EpisodeCollector:
 
     @torch.no_grad()
     def collect(self) -> Episodes:
-        """Run all environments until each has ended an episode. Only actions are computed here."""
+        """Run all environments until each has ended an episode. Log-probabilities come later."""
         obs = self.first_obs
         running = np.ones(self.envs.num_envs, dtype=bool)
         observations = []
@@ -330,7 +332,7 @@ class EpisodeCollector:
             rewards.append(self.to_tensor(reward * running))
             valid.append(torch.tensor(running, device=self.device))
             running = running & ~(terminated | truncated)  # a time limit ends an episode, too
-        self.first_obs, _ = self.envs.reset()  # for the next call
+        self.first_obs, _ = self.envs.reset()  # the next call begins anew everywhere
         return Episodes(
             obs=torch.stack(observations),
             action=torch.stack(actions),
@@ -345,17 +347,17 @@ class EpisodeCollector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env), where a mask picks the valid steps, in
-    RunningStats.update and in run.log.
+    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    at every tensor[valid], in RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    # A critic's initial weights take random numbers. Seeding again gives the first actions of a
-    # script without a critic.
+    # Seed again, so that the first actions do not depend on how many random numbers the initial
+    # weights took: a script with a critic begins with the same actions as one without.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # see below
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
@@ -420,14 +422,14 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
             explained_variance = 1 - unexplained / (to_go[valid].var(correction=0) + 1e-8)
             run.metric("losses/explained_variance", explained_variance)
 
-        # 5. Update the observation statistics; log; save when it is time. Not earlier: the x above
-        # must be those from which the actions were sampled.
+        # 5. Update the observation statistics; log; save when it is time. They change only now, as
+        # the x above must be those from which the actions were sampled.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
         returns = episodes.reward.sum(0).tolist()
         lengths = valid.sum(0).tolist()
-        run.log(sum(lengths), list(zip(returns, lengths)))
+        run.log(num_steps=sum(lengths), episodes=list(zip(returns, lengths)))
 
     run.finish(export(agent))
 
@@ -453,7 +455,7 @@ def check_own(args: Args, env: gym.Env) -> None:
 
 
 def set_threads() -> None:
-    """One thread: a second gains nothing with 64 units. OMP_NUM_THREADS wins."""
+    """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
@@ -537,10 +539,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -553,7 +555,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -583,7 +585,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -603,7 +605,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -699,7 +701,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -762,7 +764,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")

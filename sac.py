@@ -36,7 +36,7 @@ Symbols     B transitions in a minibatch
     a       action      (B, act_dim)  in units in which the bounds are [−1, 1]
     r, y    reward, target  (B,)
     s'      next_obs    (B, obs_dim)  the true last observation at an episode's end
-            terminated  (B,)  1 or 0; after a truncation alone s' keeps its value
+            terminated  (B,)  1 or 0; a truncation alone counts as 0, so y still has V(s')
     μ, σ    mean, log_std.exp()  (B, act_dim)  outputs of the actor: σ depends on the state
     θ agent.actor   φ₁, φ₂ agent.q1, agent.q2   φ̄ᵢ target_q1, target_q2   α temperature()
 
@@ -293,7 +293,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.capacity = capacity
-        self.added = 0  # how many so far, those replaced since included
+        self.added = 0  # transitions ever added, those overwritten since included
         self.obs = torch.empty(capacity, obs_dim, device=device)
         self.action = torch.empty(capacity, act_dim, device=device)
         self.reward = torch.empty(capacity, device=device)
@@ -303,7 +303,8 @@ class ReplayBuffer:
     def add(self, batch: Batch) -> None:
         """Add M ≤ capacity transitions in place of the oldest."""
         num_new = len(batch.reward)
-        index = torch.arange(self.added, self.added + num_new) % self.capacity
+        index = torch.arange(self.added, self.added + num_new, device=self.obs.device)
+        index %= self.capacity
         self.obs[index] = batch.obs
         self.action[index] = batch.action
         self.reward[index] = batch.reward
@@ -329,7 +330,8 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Tensor]:
         """All transitions, the oldest first, as a dictionary of Batch's fields."""
         oldest = max(self.added - self.capacity, 0)
-        return vars(self.at(torch.arange(oldest, self.added) % self.capacity))
+        in_order = torch.arange(oldest, self.added, device=self.obs.device)
+        return vars(self.at(in_order % self.capacity))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Add them again. A buffer that has become smaller takes the newest."""
@@ -344,8 +346,8 @@ class Stepper:
     its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
 
         step            0      1      2      3       4
-        self.obs        s_0    s_1    s_2    s_3     s_0'
-        next_obs        s_1    s_2    s_3    s_0'    s_1'
+        self.obs        s_0    s_1    s_2    s_3     new s_0
+        next_obs        s_1    s_2    s_3    new s_0 new s_1
         truncated                     True
         valid           True   True   True   False   True
 
@@ -392,10 +394,16 @@ class Stepper:
         return batch, episodes
 
 
+def updates_due(step: int, args: Args) -> int:
+    """The number of updates that belong to this many environment steps."""
+    return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
+
+
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The GPU is waited for at every environment step (to_env) and in run.log, but not in an update.
+    The program waits for the GPU at every environment step, first in to_env, and in run.log, but
+    not in an update.
     """
     check(args)
     device = set_up(args)
@@ -407,7 +415,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     actor_parameters = list(agent.actor.parameters())
     critic_parameters = [*agent.q1.parameters(), *agent.q2.parameters()]
     target_parameters = [*target_q1.parameters(), *target_q2.parameters()]
-    actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)  # see below
+    actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)  # class Adam
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     alpha_optimizer = Adam(temperature.parameters(), lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
@@ -437,8 +445,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     if not args.autotune:  # nor need α be the same
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
-    # 0, or in a resumed run as many as the loop below has done by this step
-    updates = math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
+    updates = updates_due(step, args)
     stats_at = max(step, args.learning_starts)  # when the observation statistics are due
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
@@ -463,7 +470,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                 stats_at = step + 1000
 
             # 3. Minibatch updates.
-            while updates < args.updates_per_step * (step - args.learning_starts):
+            while updates < updates_due(step, args):
                 batch = buffer.sample(args.batch_size)
                 x = agent.normalize(batch.obs)
                 next_x = agent.normalize(batch.next_obs)
@@ -490,7 +497,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
                     value = soft_value(agent.q1(x, action), agent.q2(x, action), alpha, log_prob)
                     pi_loss = -value.mean()  # [soft-improvement] E[ α log π_θ(a|s) − Q(s, a) ]
                     actor_optimizer.zero_grad()
-                    # Gradients of the actor alone: those of the critic would be thrown away.
+                    # They flow through the critics, but only the actor keeps them.
                     pi_loss.backward(inputs=actor_parameters)
                     actor_optimizer.step()
                     entropy = -log_prob.mean()
@@ -545,11 +552,12 @@ def check_own(args: Args, env: gym.Env) -> None:
 
 
 def set_threads() -> None:
-    """Two threads, where there are two cores: one is a fifth slower. OMP_NUM_THREADS wins."""
+    """Take two threads, if there are two cores. OMP_NUM_THREADS overrides it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
-    # With "bf16" torch multiplies by oneDNN, on AMD's processors up to twice as fast as by MKL. The
-    # arithmetic stays float32, unless the processor has AMX: then it would round, so leave it.
-    if not torch.cpu.get_capabilities().get("amx_tile", True):
+    # The name misleads: without AMX "bf16" only selects oneDNN instead of MKL, still in float32.
+    # That is up to twice as fast on AMD's processors. With AMX it would really round.
+    has_amx = torch.cpu.get_capabilities().get("amx_tile", True)
+    if not has_amx:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
 
@@ -638,10 +646,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without wrappers around its methods, which saves a second at the start.
+    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
 
-    The wrappers serve torch.compile and profilers, and import torch._dynamo. That of `step` also
-    switches gradients off, which is done here again. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
+    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -654,7 +662,7 @@ class Adam(torch.optim.Adam):
 class Count:
     """How far a run has come."""
 
-    global_step: int = 0  # environment steps; a step that only resets is none
+    global_step: int = 0  # environment steps; those that only reset are not counted
     episodes: int = 0
     wall_s: float = 0.0  # seconds of training
     sps: int = 0  # steps a second
@@ -684,7 +692,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Resumed, with nothing left to do. A larger --total-timesteps would make it go on.
+            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -704,7 +712,7 @@ class Run:
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
-        self.save()
+        self.save()  # so that --resume works from the start
         signal.signal(signal.SIGINT, self.interrupt)
         signal.signal(signal.SIGTERM, self.interrupt)
 
@@ -800,7 +808,7 @@ class Run:
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
         torch.save(policy, self.dir / "policy.pt")
-        act = load_policy(self.dir / "policy.pt")  # the evaluation is that of the file
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
         seed = derive_seed(args.seed, EVALUATION)
@@ -863,7 +871,7 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    # Read it again: what is not given now is as it was in that run.
+    # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
