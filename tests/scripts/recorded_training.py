@@ -27,8 +27,9 @@ class Record:
 
     args: Any
     agent: Any = None  # as the run left it
-    rollouts: list = field(default_factory=list)  # or episodes; one of each iteration
+    rollouts: list = field(default_factory=list)  # or episodes, or labels; one of each iteration
     permutations: list[Tensor] = field(default_factory=list)
+    draws: list[Tensor] = field(default_factory=list)  # of dagger.py's minibatches
     steps: list[Step] = field(default_factory=list)
     run_dir: Path | None = None
 
@@ -58,6 +59,28 @@ class Record:
         return reward / std
 
 
+def gradients(loss: Tensor, agent) -> tuple[Tensor | None, ...]:
+    parameters = list(agent.parameters())
+    return torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+
+
+def norm(tensors) -> float:
+    """Of all tensors together."""
+    squares = [tensor.square().sum().item() for tensor in tensors if tensor is not None]
+    return sum(squares) ** 0.5
+
+
+def check_gradients(step: Step, expected, scale: float = 1.0) -> None:
+    """The recorded gradients are the expected ones, times a scale."""
+    tolerance = 1e-4 * scale * norm(expected)
+    assert tolerance > 0
+    for found, gradient in zip(step.gradients, expected, strict=True):
+        if gradient is None:
+            assert found is None
+        else:
+            assert (found - scale * gradient).norm() < tolerance
+
+
 def mean_and_deviation(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     rows = torch.cat(parts).double()
     return rows.mean(0), (rows.var(0, correction=0) + 1e-8).sqrt()
@@ -81,9 +104,11 @@ def record_training(module, train_here, monkeypatch, **flags) -> Record:
             record.steps.append(Step(parameters, gradients, group["lr"]))
             super().step()
 
-    collector_class = getattr(module, "Collector", None) or module.EpisodeCollector
+    names = ("Collector", "EpisodeCollector", "LabelCollector")
+    [collector_class] = [getattr(module, name) for name in names if hasattr(module, name)]
     collect = collector_class.collect
     randperm = torch.randperm
+    randint = torch.randint
 
     def recording_collect(self, *args):
         rollout = collect(self, *args)
@@ -96,10 +121,16 @@ def record_training(module, train_here, monkeypatch, **flags) -> Record:
         record.permutations.append(permutation)
         return permutation
 
+    def recording_randint(*args, **options):
+        draw = randint(*args, **options)
+        record.draws.append(draw)
+        return draw
+
     monkeypatch.setattr(module, "Agent", Agent)
     monkeypatch.setattr(module, "Adam", Adam)
     monkeypatch.setattr(collector_class, "collect", recording_collect)
     monkeypatch.setattr(torch, "randperm", recording_randperm)
+    monkeypatch.setattr(torch, "randint", recording_randint)
     record.run_dir = train_here(module, **flags)
     return record
 
@@ -109,6 +140,7 @@ class Update:
     """A gradient step of an actor-critic script on B steps, in float64."""
 
     iteration: int
+    epoch: int
     step: Step
     agent: Any  # before the step
     old_agent: Any  # that sampled the rollout
@@ -140,6 +172,7 @@ def updates(record: Record, epochs: int, num_minibatches: int) -> Iterator[Updat
             for minibatch in order.chunk(num_minibatches):
                 yield Update(
                     iteration=i,
+                    epoch=epoch,
                     step=record.steps[index],
                     agent=record.agent_before(index),
                     old_agent=old_agent,

@@ -10,7 +10,9 @@ from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Normal
 
 import dagger
-from helpers import agent_for, modules_defining
+from helpers import agent_for, modules_defining, write_identity_expert
+from recorded_training import check_gradients, gradients, mean_and_deviation, record_training
+from references import distribution
 from run_folder import checkpoint, scalar_values, scalars, summary
 from tiny_envs import BOX, timetables
 
@@ -164,6 +166,47 @@ def test_the_dataset_keeps_what_it_is_given_and_its_state_is_restored():
     assert torch.equal(other.obs[:5], dataset.obs) and other.obs[5].tolist() == [0, 0]
     assert other.label.tolist() == [0, 1, 0, 1, 1, 0]
     assert len(dataset.obs) == len(state["obs"]) == 5
+
+
+@pytest.mark.parametrize("kind", ["Discrete", "Box"])
+def test_every_gradient_of_a_run(kind, train_here, monkeypatch, tmp_path):
+    """Of minibatches of all labels so far, seen through the statistics of all states so far."""
+    env_id = f"tiny_envs:Ragged{kind}-v0"
+    write_identity_expert(env_id, tmp_path / "expert.pt")
+    flags = {"env_id": env_id, "expert": str(tmp_path / "expert.pt"), "num_envs": 4}
+    flags |= {"num_steps": 10, "total_timesteps": 80, "num_updates": 3, "batch_size": 16}
+    record = record_training(dagger, train_here, monkeypatch, eval_episodes=1, **flags)
+
+    def loss_in(agent, x, label):
+        policy = distribution(agent, agent.actor(x), torch.zeros(()))  # σ = 1
+        return -policy.log_prob(agent.from_env(label)).mean()
+
+    at_perfection = 0.0 if kind == "Discrete" else np.log(2 * np.pi)  # of the Gaussian, two times ½
+    mean = 0.0
+    std = 1.0
+    on_new_states = []
+    losses = []
+    for i, new in enumerate(record.rollouts):
+        first_agent = record.agent_before(3 * i)
+        x = (new.obs.double() - mean) / std
+        on_new_states.append(loss_in(first_agent, x, new.label).item() - at_perfection)
+        obs = torch.cat([earlier.obs for earlier in record.rollouts[: i + 1]]).double()
+        label = torch.cat([earlier.label for earlier in record.rollouts[: i + 1]])
+        mean, std = mean_and_deviation([obs])
+        found = []
+        for index in range(3 * i, 3 * i + 3):
+            agent = record.agent_before(index)
+            chosen = record.draws[index]
+            assert len(chosen) == 16
+            loss = loss_in(agent, ((obs - mean) / std)[chosen], label[chosen])
+            check_gradients(record.steps[index], gradients(loss, agent))
+            found.append(loss.item() - at_perfection)
+        losses.append(np.mean(found))
+    assert len(record.steps) == len(record.draws) == 3 * len(record.rollouts) > 3
+    logged = scalar_values(record.run_dir, "losses/imitation_loss")
+    assert logged == pytest.approx(losses, rel=1e-4)
+    logged = scalar_values(record.run_dir, "losses/imitation_loss_on_new_states")
+    assert logged == pytest.approx(on_new_states, rel=1e-4)
 
 
 def dataset_of(run_dir) -> dict[str, np.ndarray]:

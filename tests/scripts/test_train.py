@@ -15,7 +15,14 @@ import a2c
 import ppo_kl
 import reinforce_baseline
 from helpers import modules_defining
-from recorded_training import mean_and_deviation, record_training, updates
+from recorded_training import (
+    check_gradients,
+    gradients,
+    mean_and_deviation,
+    norm,
+    record_training,
+    updates,
+)
 from references import policy_of
 from run_folder import scalar_values
 
@@ -47,12 +54,7 @@ class Findings:
         expected = gradients(sum(terms.values()), agent)
         length = norm(expected)
         self.log(iteration, grad_norm=length)
-        scale = min(1.0, max_grad_norm / length)
-        for found, gradient in zip(step.gradients, expected, strict=True):
-            if gradient is None:
-                assert found is None
-            else:
-                assert (found - scale * gradient).norm() < 1e-4 * scale * length
+        check_gradients(step, expected, scale=min(1.0, max_grad_norm / length))
         for name, term in terms.items():
             share = norm(gradients(term, agent)) / length
             self.largest_share[name] = max(self.largest_share[name], share)
@@ -89,16 +91,6 @@ class Findings:
         assert sorted(used, reverse=True) == pytest.approx(expected, rel=1e-12)
 
 
-def gradients(loss, agent):
-    parameters = list(agent.parameters())
-    return torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-
-
-def norm(tensors) -> float:
-    squares = [tensor.square().sum().item() for tensor in tensors if tensor is not None]
-    return sum(squares) ** 0.5
-
-
 def normalized(advantage):
     return (advantage - advantage.mean()) / advantage.std(correction=0)
 
@@ -117,6 +109,16 @@ def explained_variance(unexplained, total):
     return 1 - unexplained.var(correction=0) / total.var(correction=0)
 
 
+def log_explained_variance(findings, seen) -> None:
+    """Of the last epoch's targets, by the values from before the first epoch."""
+    last_epoch = max(update.epoch for update in seen)
+    for i in range(len(findings.record.rollouts)):
+        last = [update for update in seen if (update.iteration, update.epoch) == (i, last_epoch)]
+        target = torch.cat([update.target for update in last])
+        old_value = torch.cat([update.old_agent.critic(update.x)[:, 0] for update in last])
+        findings.log(i, explained_variance=explained_variance(target - old_value, target))
+
+
 PLAIN = {"norm_obs": False, "norm_reward": False}
 CLIPPED_GRADIENT = {"max_grad_norm": 0.1}
 
@@ -127,7 +129,8 @@ def test_every_gradient_of_a2c(kind, flags, train_here, monkeypatch):
     flags = {"env_id": f"tiny_envs:Ragged{kind}-v0", **ACTOR_CRITIC, **flags}
     record = record_training(a2c, train_here, monkeypatch, **flags)
     findings = Findings(record)
-    for update in updates(record, epochs=1, num_minibatches=1):
+    seen = list(updates(record, epochs=1, num_minibatches=1))
+    for update in seen:
         policy = policy_of(update.agent, update.x)
         value = update.agent.critic(update.x)[:, 0]
         pg_loss = -(policy.log_prob(update.action) * update.advantage).mean()
@@ -137,9 +140,8 @@ def test_every_gradient_of_a2c(kind, flags, train_here, monkeypatch):
         findings.check_gradient(
             update.iteration, update.step, update.agent, terms, flags["max_grad_norm"]
         )
-        explained = explained_variance(update.advantage, update.target)
         findings.log(update.iteration, policy_loss=pg_loss, value_loss=v_loss, entropy=entropy)
-        findings.log(update.iteration, explained_variance=explained)
+    log_explained_variance(findings, seen)
     findings.check_every_term_counts()
     findings.check_log("policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance")
     findings.check_step_sizes()
@@ -155,7 +157,8 @@ def test_every_gradient_of_ppo_clip(module, kind, flags, train_here, monkeypatch
     record = record_training(module, train_here, monkeypatch, **flags)
     findings = Findings(record)
     clipped_values = 0
-    for update in updates(record, epochs=2, num_minibatches=2):
+    seen = list(updates(record, epochs=2, num_minibatches=2))
+    for update in seen:
         log_ratio = log_ratio_of(update)
         ratio = log_ratio.exp()
         advantage = update.advantage
@@ -184,8 +187,9 @@ def test_every_gradient_of_ppo_clip(module, kind, flags, train_here, monkeypatch
         findings.log(update.iteration, policy_loss=pg_loss, value_loss=v_loss, entropy=entropy)
         findings.log(update.iteration, approx_kl=(ratio - 1 - log_ratio).mean())
         findings.log(update.iteration, clipfrac=((ratio - 1).abs() > 0.1).double().mean())
+    log_explained_variance(findings, seen)
     findings.check_every_term_counts()
-    findings.check_log("policy_loss", "value_loss", "entropy", "grad_norm")
+    findings.check_log("policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance")
     findings.check_log("approx_kl", "clipfrac")
     findings.check_step_sizes()
     assert 0 < sum(scalar_values(record.run_dir, "losses/clipfrac"))
@@ -199,7 +203,8 @@ def test_every_gradient_of_ppo_kl(kind, flags, train_here, monkeypatch):
     flags = {"env_id": f"tiny_envs:Ragged{kind}-v0", **PPO, "target_kl": 1e-4, **flags}
     record = record_training(ppo_kl, train_here, monkeypatch, kl_coef=1.5, **flags)
     findings = Findings(record)
-    for update in updates(record, epochs=2, num_minibatches=2):
+    seen = list(updates(record, epochs=2, num_minibatches=2))
+    for update in seen:
         ratio = log_ratio_of(update).exp()
         advantage = update.advantage
         if record.args.norm_adv:
@@ -223,8 +228,10 @@ def test_every_gradient_of_ppo_kl(kind, flags, train_here, monkeypatch):
         )
         findings.log(update.iteration, policy_loss=pg_loss, value_loss=v_loss, entropy=entropy)
         findings.log(update.iteration, kl_coef=beta)
+    log_explained_variance(findings, seen)
     findings.check_every_term_counts()
-    findings.check_log("policy_loss", "value_loss", "entropy", "grad_norm", "kl_coef")
+    findings.check_log("policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance")
+    findings.check_log("kl_coef")
     findings.check_step_sizes()
 
 
