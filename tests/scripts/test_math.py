@@ -82,11 +82,10 @@ class TestGae:
         assert not torch.equal(before[4:, 4], after[4:, 4])
 
 
-def check_deviations(stats):
-    """What has not varied is divided by 1; beyond a variance of 1e-8, by the deviation."""
-    stats.var.copy_(torch.tensor([0.0, 1e-9, 1e-8, 2e-8, 4.0]))
-    expected = torch.tensor([1.0, 1.0, 1.0, 3e-8**0.5, (4 + 1e-8) ** 0.5])
-    torch.testing.assert_close(stats.std(), expected, rtol=1e-6, atol=0)
+VARIANCES = torch.tensor([0.0, 1e-9, 9e-9, 2e-8, 4.0])
+# What has not varied is divided by 1; beyond a variance of 1e-8, by the deviation.
+DEVIATIONS = torch.tensor([1.0, 1.0, 1.0, 3e-8**0.5, (4 + 1e-8) ** 0.5])
+WITH_VARIANCES = torch.stack([VARIANCES.sqrt(), -VARIANCES.sqrt()])
 
 
 @pytest.mark.usefixtures("process_group")
@@ -103,24 +102,30 @@ class TestRunningStats:
         var = every.var(0, correction=0)
         torch.testing.assert_close(stats.mean.double(), mean, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(stats.var.double(), var, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stats.std.double(), var.sqrt(), rtol=1e-5, atol=1e-5)
         assert stats.count == len(every)
 
     def test_leaves_things_as_they_are_until_it_has_seen_some(self, module):
         stats = module.RunningStats(2)
         assert stats.mean.tolist() == [0, 0] and stats.var.tolist() == [1, 1]
+        assert stats.std.tolist() == [1, 1]
         stats.update(torch.tensor([[5.0, 1.0], [5.0, 3.0]]))
         assert stats.mean.tolist() == [5, 2] and stats.var.tolist() == [0, 1]
         assert stats.count == 2
-        assert stats.std().tolist() == [1, 1]
+        assert stats.std.tolist() == [1, 1]
 
-    def test_the_deviation(self, module):
-        check_deviations(module.RunningStats(5))
+    def test_the_deviation_of_what_has_hardly_varied_is_1(self, module):
+        stats = module.RunningStats(5)
+        stats.update(torch.zeros(1, 5))
+        assert stats.std.tolist() == [1] * 5
+        stats.update(WITH_VARIANCES.repeat(2000, 1))  # so many that the zero above is forgotten
+        torch.testing.assert_close(stats.std, DEVIATIONS, rtol=1e-3, atol=0)
 
     def test_a_number_has_no_shape(self, module):
         """The statistics of rewards and returns are of numbers, not of vectors."""
         stats = module.RunningStats()
         stats.update(torch.tensor([1.0, 2.0, 6.0]))
-        assert stats.mean.shape == stats.var.shape == ()
+        assert stats.mean.shape == stats.var.shape == stats.std.shape == ()
         torch.testing.assert_close(stats.mean, torch.tensor(3.0))
         torch.testing.assert_close(stats.var, torch.tensor(14 / 3))
 
@@ -140,10 +145,13 @@ class TestDataStats:
     def test_leave_things_as_they_are_before_the_first_fit(self, module):
         stats = module.DataStats(2)
         assert stats.mean.tolist() == [0, 0] and stats.var.tolist() == [1, 1]
-        assert stats.count == 0
+        assert stats.std.tolist() == [1, 1] and stats.count == 0
 
-    def test_the_deviation(self, module):
-        check_deviations(module.DataStats(5))
+    def test_the_deviation_of_what_has_hardly_varied_is_1(self, module):
+        stats = module.DataStats(5)
+        stats.fit(torch.randn(9, 5))
+        stats.fit(WITH_VARIANCES)
+        torch.testing.assert_close(stats.std, DEVIATIONS, rtol=1e-5, atol=0)
 
     def test_are_saved_with_the_network(self, module):
         stats = module.DataStats(2)
@@ -151,7 +159,7 @@ class TestDataStats:
         stats.fit(torch.randn(9, 2))
         other.load_state_dict(stats.state_dict())
         assert torch.equal(other.mean, stats.mean) and torch.equal(other.var, stats.var)
-        assert other.count == 9
+        assert torch.equal(other.std, stats.std) and other.count == 9
 
 
 @pytest.mark.parametrize("module", modules_defining("softmax_policy"))
