@@ -203,6 +203,8 @@ def test_every_gradient_of_a_run(kind, train_here, monkeypatch, tmp_path):
             found.append(loss.item() - at_perfection)
         losses.append(np.mean(found))
     assert len(record.steps) == len(record.draws) == 3 * len(record.rollouts) > 3
+    last_draws = torch.cat(record.draws[-3:])
+    assert last_draws.min() < len(obs) / 4 and last_draws.max() > len(obs) * 3 / 4
     logged = scalar_values(record.run_dir, "losses/imitation_loss")
     assert logged == pytest.approx(losses, rel=1e-4)
     logged = scalar_values(record.run_dir, "losses/imitation_loss_on_new_states")
