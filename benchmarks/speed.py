@@ -108,8 +108,8 @@ class Clock:
     def read_at(self, log):
         """A run's `log` after which the clock is read."""
 
-        def log_and_read(run, *args):
-            log(run, *args)
+        def log_and_read(run, *args, **kwargs):
+            log(run, *args, **kwargs)
             reading = Reading(
                 seconds=time.perf_counter(),
                 steps=run.count.global_step,
@@ -123,9 +123,9 @@ class Clock:
     def timed(self, collect):
         """A collector's `collect` whose seconds are counted."""
 
-        def timed_collect(collector, *args):
+        def timed_collect(collector, *args, **kwargs):
             start = time.perf_counter()
-            rollout = collect(collector, *args)
+            rollout = collect(collector, *args, **kwargs)
             self.rollout_seconds += time.perf_counter() - start
             return rollout
 

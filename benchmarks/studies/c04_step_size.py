@@ -134,7 +134,7 @@ class Surrogates:
         reward = rollout.reward
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
-            reward = reward / agent.discounted_sum_stats.std()
+            reward = reward / agent.discounted_sum_stats.std
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         value = agent.value(x)  # (T+1, N)
         advantage = ppo_clip.gae(

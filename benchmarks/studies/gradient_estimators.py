@@ -145,7 +145,7 @@ class Trajectories:
 
 def critic_of_training(agent: Agent, x: Tensor) -> Tensor:
     """V(s) (T, M) as the run itself had it, of x (T, M, obs_dim)."""
-    return agent.value(x) * agent.return_stats.std()
+    return agent.value(x) * agent.return_stats.std
 
 
 def gradients(agent: Agent, x: Tensor, action: Tensor, weight: Tensor) -> Tensor:
