@@ -1,4 +1,7 @@
-"""Bad input gets one line that names the flag, exit status 2, and leaves nothing behind."""
+"""Bad input is refused with exit status 2, names the flag, and leaves nothing behind.
+
+What a script finds is one line. What the parser finds, tyro, is its box of several.
+"""
 
 import shutil
 
@@ -19,15 +22,14 @@ EVERY_SCRIPT = [
     (("--num-envs", -3), "--num-envs"),
     (("--eval-episodes", 0), "--eval-episodes"),
     (("--seed", -1), "--seed"),
-    (("--seed", "one"), "--seed"),
-    (("--bogus", 1), "--bogus"),
     (("--resume", "nowhere"), "--resume nowhere"),
 ]
-NOT_OFF_POLICY = [
-    (("--num-steps", 0), "--num-steps"),
+LEARNING_RATE = [
     (("--learning-rate", -1), "--learning-rate"),
     (("--learning-rate", "nan"), "--learning-rate"),
 ]
+WHOLE_EPISODES = ("reinforce", "reinforce_baseline")  # their rollouts have no --num-steps
+ROLLOUT = [(("--num-steps", 0), "--num-steps")]
 REPLAY_BUFFER = [
     (
         ("--env-id", "CartPole-v1"),
@@ -42,9 +44,17 @@ REPLAY_BUFFER = [
 ONE_SCRIPT = {
     "reinforce_baseline": [
         (("--value-epochs", 0), "--value-epochs"),
-        (("--baseline", "median"), "--baseline"),
+        (("--batch-size", 0), "--batch-size"),
     ],
     "a2c": [(("--gae-lambda", -1), "--gae-lambda")],
+    "ppo_ddp": [
+        (("--num-steps", 1, "--num-minibatches", 1), "--num-minibatches 1 is more than half"),
+        (
+            ("--num-envs", 4, "--num-steps", 3, "--num-minibatches", 6),
+            "--num-minibatches 6 is more",
+        ),
+        (("--clip-coef", -1), "--clip-coef"),
+    ],
     "ppo_kl": [(("--target-kl", -0.1), "--target-kl"), (("--kl-coef", "nan"), "--kl-coef")],
     "ddpg": [*REPLAY_BUFFER, (("--exploration-noise", -1), "--exploration-noise")],
     "sac": [*REPLAY_BUFFER, (("--alpha", -1), "--alpha")],
@@ -55,7 +65,6 @@ ONE_SCRIPT = {
         ),
         (("--expert", "nowhere"), "--expert nowhere"),
         (("--dataset", "nowhere.npz"), "--dataset nowhere.npz"),
-        (("--beta-schedule", "cubic"), "--beta-schedule"),
         (("--num-updates", 0), "--num-updates"),
     ],
 }
@@ -66,32 +75,80 @@ PPO = [
 ]
 
 
+# What the parser refuses: a value of another type, a flag that is none, one without a value.
+PARSER = [
+    (("--seed", "one"), "--seed"),
+    (("--total-timesteps", "1.5"), "--total-timesteps"),
+    (("--gamma", "much"), "--gamma"),
+    (("--target-return", "high"), "--target-return"),
+    (("--bogus", 1), "--bogus"),
+    (("--resume", "nowhere", "--bogus", 1), "--bogus"),
+    (("--env-id",), "--env-id"),
+]
+# And what is none of a few choices.
+CHOICES = {
+    "reinforce_baseline": [(("--baseline", "median"), "--baseline")],
+    "dagger": [(("--beta-schedule", "cubic"), "--beta-schedule")],
+}
+
+
+def parameters(script: str, cases: list) -> list:
+    """A script with each command line that it must refuse, and what the message must name."""
+    found = []
+    for flags, named in cases:
+        words = " ".join(str(flag) for flag in flags)
+        found.append(pytest.param(script, flags, named, id=f"{script} {words}"))
+    return found
+
+
 def bad_flags() -> list:
-    """Each script with each command line that it must refuse, and what the message must name."""
+    """What each script refuses by itself."""
     found = []
     for script in SCRIPTS:
         cases = EVERY_SCRIPT + ONE_SCRIPT.get(script, [])
         if script not in OFF_POLICY:
-            cases = cases + NOT_OFF_POLICY
+            cases = cases + LEARNING_RATE
+        if script not in (*OFF_POLICY, *WHOLE_EPISODES):
+            cases = cases + ROLLOUT
         if script.startswith("ppo"):
             cases = cases + PPO
-        for flags, named in cases:
-            words = " ".join(str(flag) for flag in flags)
-            found.append(pytest.param(script, flags, named, id=f"{script} {words}"))
+        found += parameters(script, cases)
     return found
 
 
-def assert_refused(done, named: str) -> None:
-    """One line on stderr, which names the flag; exit status 2."""
+def flags_that_do_not_parse() -> list:
+    """What the parser refuses."""
+    found = []
+    for script in SCRIPTS:
+        cases = [case for case in PARSER if case[1] != "--gamma" or script != "dagger"]
+        found += parameters(script, cases + CHOICES.get(script, []))
+    return found
+
+
+def assert_refused_somehow(done, named: str) -> None:
+    """With exit status 2; on stderr alone, which names the flag."""
     assert done.returncode == 2, done
-    assert len(done.stderr.splitlines()) == 1
     assert named in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def assert_refused(done, named: str) -> None:
+    """The same, in one line of the script's own."""
+    assert_refused_somehow(done, named)
+    [line] = done.stderr.splitlines()
+    script = done.args[0].rpartition("/")[2]
+    assert line.startswith(f"{script}: ")
 
 
 @pytest.mark.parametrize("script, flags, named", bad_flags())
 def test_bad_flag(script, flags, named, run, tmp_path):
     assert_refused(run(script, *flags), named)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script, flags, named", flags_that_do_not_parse())
+def test_a_flag_that_does_not_parse(script, flags, named, run, tmp_path):
+    assert_refused_somehow(run(script, *flags), named)
     assert list(tmp_path.iterdir()) == []
 
 
