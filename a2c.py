@@ -27,12 +27,12 @@ Algorithm   repeat until the budget of environment steps is spent
     3. θ, φ ← one Adam step on −L
     4. update the statistics that normalise observations; log
 
-Symbols     T steps, N environments. In the step after an episode's end gymnasium only resets that
-            environment (see Collector). The other M of the T·N steps are valid.
+Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
+            (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  over the deviation of u_t = r_t + γ u_{t−1}; so are V, Â and R̂
+    r_t     reward      (T, N)  scaled: divided by the deviation of u (see Rollout.discounted_sum)
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   c₁ vf_coef   c₂ ent_coef
 
@@ -101,7 +101,7 @@ class Args:
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of u_t = r_t + γ u_{t−1}, which is 0 at first"""
+    """divide rewards by the running deviation of their discounted sum, a stand-in for returns"""
 
     # The run
     exp_name: str = SCRIPT
@@ -212,7 +212,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...)."""
+        """V_φ(s), (...), in the unit of the targets that it is fitted to."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -264,9 +264,9 @@ def gae(
     """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
-    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. Where
-    step t only resets, advantage[t] is meaningless. Step t − 1 does not use it, as it ended the
-    episode and decay[t − 1] is 0. The losses leave step t out.
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. A step
+    that only resets gets a meaningless advantage. That does no harm: the step before it ended an
+    episode, so the decay there is 0, and the losses leave the step out.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -300,7 +300,7 @@ class Rollout:
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: u_t = r_t + γ u_{t−1}
+    discounted_sum: Tensor  # (T, N), of an episode's unscaled rewards so far: u_t = r_t + γ u_{t−1}
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
@@ -386,7 +386,7 @@ class Collector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
     at every tensor[valid], in RunningStats.update and in run.log.
     """
     check(args)
@@ -397,7 +397,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
         args.gae_lambda = 1.0 if agent.discrete else 0.97
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
+    optimizer = Adam(
+        agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
+    )  # torch.optim.Adam, see below
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
@@ -418,12 +420,11 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # its statistics may include this rollout: no action depends on them
+        if args.norm_reward:  # updated at once, as the policy never sees rewards
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
-        # 2. Estimate advantages. The x are those that the policy saw, as the observation statistics
-        # have not changed since.
+        # 2. Estimate advantages.
         with torch.no_grad():
             value = agent.value(x)  # (T+1, N)
         advantage = gae(
@@ -452,7 +453,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         run.metric("losses/entropy", entropy.mean())
         run.metric("losses/grad_norm", grad_norm)
 
-        # 4. Update the observation statistics, now that step 3 is done; log; save when it is time.
+        # 4. Update the observation statistics; log; save when it is time. Only now, as the x above
+        # had to be those that the policy acted on.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values explain their targets? The error R̂ − V is the advantage.
@@ -562,7 +564,7 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for; not every script uses all
+TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
@@ -573,10 +575,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
-    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
-    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -619,7 +621,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
+            # Resumed, but finished and evaluated, and --total-timesteps was not raised.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)

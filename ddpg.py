@@ -373,7 +373,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     critic_parameters = list(agent.critic.parameters())
     parameters = actor_parameters + critic_parameters
     target_parameters = [*target_actor.parameters(), *target_critic.parameters()]
-    actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)  # class Adam
+    actor_optimizer = Adam(
+        actor_parameters, lr=args.policy_lr, fused=True
+    )  # torch.optim.Adam, see below
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
     act_dim = envs.single_action_space.shape[0]
@@ -568,7 +570,7 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for; not every script uses all
+TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
@@ -579,10 +581,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
-    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
-    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -625,7 +627,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
+            # Resumed, but finished and evaluated, and --total-timesteps was not raised.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)

@@ -30,12 +30,12 @@ Algorithm   repeat until the budget of environment steps is spent
     4. d ← E_t[ D_KL(π_θk ‖ π_θ) ];  β ← 2 β if d ≥ 1.5 d_targ,  β / 2 if d ≤ d_targ / 1.5
     5. update the statistics that normalise observations; log
 
-Symbols     T steps, N environments. In the step after an episode's end gymnasium only resets that
-            environment (see Collector). The other M of the T·N steps are valid.
+Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
+            (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  over the deviation of u_t = r_t + γ u_{t−1}; so are V, Â and R̂
+    r_t     reward      (T, N)  scaled: divided by the deviation of u (see Rollout.discounted_sum)
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps      D_KL  kl  (B,), nats
     γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
@@ -113,7 +113,7 @@ class Args:
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of u_t = r_t + γ u_{t−1}, which is 0 at first"""
+    """divide rewards by the running deviation of their discounted sum, a stand-in for returns"""
 
     # The run
     exp_name: str = SCRIPT
@@ -224,7 +224,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...)."""
+        """V_φ(s), (...), in the unit of the targets that it is fitted to."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -298,9 +298,9 @@ def gae(
     """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
-    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. Where
-    step t only resets, advantage[t] is meaningless. Step t − 1 does not use it, as it ended the
-    episode and decay[t − 1] is 0. The losses leave step t out.
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. A step
+    that only resets gets a meaningless advantage. That does no harm: the step before it ended an
+    episode, so the decay there is 0, and the losses leave the step out.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -355,7 +355,7 @@ class Rollout:
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of an episode's rewards so far: u_t = r_t + γ u_{t−1}
+    discounted_sum: Tensor  # (T, N), of an episode's unscaled rewards so far: u_t = r_t + γ u_{t−1}
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
@@ -441,7 +441,7 @@ class Collector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
     at every tensor[valid], in RunningStats.update, for the KL of step 4 and in run.log. It never
     waits in a minibatch.
     """
@@ -451,7 +451,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
+    optimizer = Adam(
+        agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
+    )  # torch.optim.Adam, see below
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
@@ -474,12 +476,12 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # its statistics may include this rollout: no action depends on them
+        if args.norm_reward:  # updated at once, as the policy never sees rewards
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
         # 2. Remember the policy that acted: log-probabilities for the ratio, its outputs and log σ
-        # for the KL. The x are those that it saw, as the observation statistics have not changed.
+        # for the KL.
         with torch.no_grad():
             old_out = agent.actor(x[:-1])
             old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
@@ -536,7 +538,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         run.metric("losses/kl_coef", kl_penalty.coef)
         kl_penalty.adapt(kl, args.target_kl)
 
-        # 5. Update the observation statistics, now that step 2 is done; log; save when it is time.
+        # 5. Update the observation statistics; log; save when it is time. Only now, as the x above
+        # had to be those that the policy acted on, or ρ_t would not start at 1.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values before this update explain the targets of its last epoch?
@@ -648,7 +651,7 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for; not every script uses all
+TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
@@ -659,10 +662,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
-    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
-    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -705,7 +708,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
+            # Resumed, but finished and evaluated, and --total-timesteps was not raised.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@
 A tag such as [reward-to-go] names an equation and stands beside the code that computes it. The
 project's LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by N episodes:
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N episodes estimate it:
 
     ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) W_t
 
@@ -255,7 +255,8 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
 
-    A sum over steps, as log p(τ) is. A mean would give the steps of short episodes more weight.
+    A sum over an episode's steps, as log p(τ) is one; then the mean over episodes, which estimates
+    E_τ. Dividing by each episode's length would give the steps of short ones more weight.
     """
     # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
     return -(log_prob * weight * valid).sum(0).mean()
@@ -321,7 +322,7 @@ class EpisodeCollector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
     at every tensor[valid], in RunningStats.update and in run.log.
     """
     check(args)
@@ -331,7 +332,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     # Seed again, so that the first actions do not depend on how many random numbers the initial
     # weights took: a script with a critic begins with the same actions as one without.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
+    optimizer = Adam(
+        agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
+    )  # torch.optim.Adam, see below
     if args.compile:
         agent.actor.compile()
     # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
@@ -473,7 +476,7 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for; not every script uses all
+TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
@@ -484,10 +487,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
-    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
-    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -530,7 +533,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
+            # Resumed, but finished and evaluated, and --total-timesteps was not raised.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)

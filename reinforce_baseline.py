@@ -13,11 +13,11 @@
 A tag such as [reward-to-go] names an equation and stands beside the code that computes it. The
 project's LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient, by N episodes:
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N episodes estimate it:
 
     ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) Â_t,    Â_t = G_t − b(s_t)
 
-    G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, which a time limit is, too.
+    G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, or its time limit.
     γ < 1 lowers the noise, but biases the estimate, as J does not discount. b is, with --baseline
         value   V_φ(s_t), fitted to the G_t of earlier iterations by least squares
         mean    the mean of G_t over the other episodes that still run at step t
@@ -41,8 +41,8 @@ Symbols     N episodes; T steps in the longest; M of the T·N steps are before t
 
 New after reinforce.py: an action is credited with what it brought beyond what was to be expected.
 That lowers the gradient's variance. Its expectation stays, as E_a[ ∇ log π_θ(a|s) b(s) ] = 0 for
-any b that does not depend on the action taken. A V_φ that was fitted to the same episode's G_t
-would: so step 4 comes after step 3, and the mean leaves out the episode itself.
+any b that does not depend on the action taken. The episode's own G_t does. So V_φ is fitted to it
+only after the policy's step, and the mean leaves it out.
 
 Run         python reinforce_baseline.py --env-id CartPole-v1
 Lectures    L1, "Baseline"; L3, "Vanilla policy gradient"; L4; L5, pages 29 to 35
@@ -98,7 +98,7 @@ class Args:
     value_epochs: int = 5
     """passes over an iteration's steps that refit the value, K"""
     batch_size: int = 512
-    """about how many steps a minibatch of these passes has, B: at least so many, if there are"""
+    """least size of a minibatch of these passes, B; fewer steps than that are one minibatch"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
 
@@ -211,7 +211,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...)."""
+        """V_φ(s), (...), in the unit of the targets that it is fitted to."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -270,10 +270,10 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
     """Mean of G_t over the *other* episodes that still run at step t, (T, N); 0 if there is none.
 
-    With itself among the n that run, G_n − mean = (1 − 1/n) (G_n − mean of the others).
-    The gradient would be too small by that factor.
+    With its own G among the k that run, G − mean = (1 − 1/k) (G − mean of the others). That step's
+    term of the gradient would be too small by this factor.
     """
-    total = to_go.sum(1, keepdim=True)  # (T, 1), as G_t is 0 after an episode's end
+    total = to_go.sum(1, keepdim=True)  # (T, 1); episodes that have ended add 0
     num_others = valid.sum(1, keepdim=True) - 1  # (T, 1)
     return (total - to_go) / num_others.clamp(min=1)  # [mean-baseline]
 
@@ -281,7 +281,8 @@ def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
 
-    A sum over steps, as log p(τ) is. A mean would give the steps of short episodes more weight.
+    A sum over an episode's steps, as log p(τ) is one; then the mean over episodes, which estimates
+    E_τ. Dividing by each episode's length would give the steps of short ones more weight.
     """
     # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
     return -(log_prob * weight * valid).sum(0).mean()
@@ -347,7 +348,7 @@ class EpisodeCollector:
 def train(args: Args, checkpoint: dict | None = None) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and some times an iteration:
+    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
     at every tensor[valid], in RunningStats.update and in run.log.
     """
     check(args)
@@ -357,7 +358,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     # Seed again, so that the first actions do not depend on how many random numbers the initial
     # weights took: a script with a critic begins with the same actions as one without.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # class Adam
+    optimizer = Adam(
+        agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
+    )  # torch.optim.Adam, see below
     if args.compile:
         agent.actor.compile()
         agent.critic.compile()
@@ -381,7 +384,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         # 2. Weigh each action by how much more it brought than was to be expected.
         to_go = reward_to_go(episodes.reward, args.gamma)  # (T, N)
         if args.baseline == "value":
-            with torch.no_grad():  # the critic's unit is the deviation of G_t, see step 4
+            with torch.no_grad():  # the critic is fitted to G_t over its deviation, see step 4
                 baseline = agent.value(x) * agent.return_stats.std
         elif args.baseline == "mean":
             baseline = mean_baseline(to_go, valid)
@@ -402,8 +405,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         run.metric("losses/policy_loss", loss)
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
-        # 4. Refit the value, for the episodes to come. zero_grad leaves the actor without gradient,
-        # so Adam leaves it alone. In step 3 it left the critic alone.
+        # 4. Refit the value, for the episodes to come. zero_grad sets gradients to None, and Adam
+        # skips what has none: here the actor, in step 3 the critic.
         if args.baseline == "value":
             agent.return_stats.update(to_go[valid])
             batch_x = x[valid]  # (M, obs_dim)
@@ -528,7 +531,7 @@ def load_policy(path: str | Path):
     return policy
 
 
-TRAINING = 0  # what a seed is for; not every script uses all
+TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
 
@@ -539,10 +542,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam without the decorators of its methods; a run starts a second sooner.
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
-    Calling a decorated method imports torch._dynamo, which takes that second. The decorator of
-    `step` also switches gradients off, so no_grad is added. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -585,7 +588,7 @@ class Run:
         name = name.replace(":", "-")  # of an id like module:Name-v0
         self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
         if (self.dir / "summary.json").exists() and self.finished():
-            # Nothing is left to do: the evaluation is written, and no larger budget is asked for.
+            # Resumed, but finished and evaluated, and --total-timesteps was not raised.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
         self.dir.mkdir(parents=True, exist_ok=True)
