@@ -195,6 +195,16 @@ script.average_gradients = checking_average_gradients
 """
 
 
+def assert_nothing_in_common(rollouts: list[dict]) -> None:
+    """No two environments of 32 each begin alike, and no two processes act alike."""
+    for rollout in rollouts:
+        assert rollout["obs"].shape == (33, 32, 4)
+    starts = torch.cat([rollout["obs"][0] for rollout in rollouts])
+    assert len(starts.unique(dim=0)) == 32 * len(rollouts)
+    actions = torch.stack([rollout["action"].flatten() for rollout in rollouts])
+    assert len(actions.unique(dim=0)) == len(rollouts)
+
+
 def test_two_processes_learn_cartpole_and_end_with_the_same_weights(driver, tmp_path):
     """Each from experience of its own; the first one alone logs and saves."""
     temporary = tmp_path / "temporary"
@@ -213,11 +223,7 @@ def test_two_processes_learn_cartpole_and_end_with_the_same_weights(driver, tmp_
     ours = {path.name for path in tmp_path.iterdir() if path.suffix != ".pt"}
     assert ours == {"r", "driver.py", "temporary"}
 
-    first, second = saved(tmp_path, "rollout")
-    assert first["obs"].shape == second["obs"].shape == (33, 32, 4)
-    everyone = torch.cat([first["obs"][0], second["obs"][0]])
-    assert len(everyone.unique(dim=0)) == 64  # no two environments begin alike
-    assert not torch.equal(first["action"], second["action"])
+    assert_nothing_in_common(saved(tmp_path, "rollout"))
 
 
 def test_an_early_end_of_updates_is_the_same_for_all(driver, tmp_path):
@@ -255,24 +261,26 @@ def test_a_process_that_dies_ends_the_run_and_leaves_its_checkpoint(
     driver, completed_run, tmp_path
 ):
     body = """
-average_gradients = script.average_gradients
+without_failure = script.average_gradients
 calls = []
 def fail(*args):
     calls.append(args)
     if script.RANK == 1 and len(calls) == 100:  # in the third iteration of 40
         raise MemoryError("no room on this process")
-    average_gradients(*args)
+    without_failure(*args)
 script.average_gradients = fail
 """
     flags = ("--total-timesteps", 16384, "--eval-episodes", 5, "--checkpoint-interval", 0)
-    done = torchrun(driver(body + TRAIN), *flags, "--run-dir", "r", cwd=tmp_path)
+    done = torchrun(driver(NOTES + body + TRAIN), *flags, "--run-dir", "r", cwd=tmp_path)
     assert done.returncode == 1 and "no room on this process" in done.stderr
     step = checkpoint(tmp_path / "r")["count"]["global_step"]
     assert 2000 < step < 8192 and not (tmp_path / "r/summary.json").exists()
 
-    done = torchrun(driver(TRAIN), "--resume", "r", cwd=tmp_path)
+    rollouts = saved(tmp_path, "rollout")
+    done = torchrun(driver(NOTES + TRAIN), "--resume", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_ended_alike(tmp_path)
+    assert_nothing_in_common(rollouts + saved(tmp_path, "rollout"))
     resumed = checkpoint(tmp_path / "r")
     assert summary(tmp_path / "r")["global_step"] >= 16384
     taken = steps_taken(resumed["optimizer"])

@@ -16,6 +16,7 @@ import reinforce_baseline
 from helpers import (
     OFF_POLICY,
     ON_POLICY,
+    SCRIPTS,
     agent_for,
     environment_flags,
     modules_defining,
@@ -122,8 +123,8 @@ def test_a_log_line_has_the_means_of_what_was_collected_since_the_last(
         collected.setdefault(tag, []).append(float(torch.as_tensor(value).detach()))
         metric(run, tag, value)
 
-    def recording_log(run, *args):
-        log(run, *args)
+    def recording_log(run, *args, **named_args):
+        log(run, *args, **named_args)
         for tag, values in collected.items():
             point = (run.count.global_step, np.mean(values))
             expected.setdefault(tag, []).append(point)
@@ -213,7 +214,9 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     after = checkpoint(tmp_path / "r1")
     again = checkpoint(tmp_path / "r2")
     for name, tensor in before["agent"].items():
-        if not name.startswith(("discounted_sum_stats", "obs_stats")):  # they have seen more
+        if not name.startswith(
+            ("discounted_sum_stats", "return_stats", "obs_stats")
+        ):  # they have seen more
             assert torch.equal(tensor, after["agent"][name]), name
     for name in before:
         if "optimizer" in name:
@@ -224,8 +227,12 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     assert after["count"]["episodes"] > before["count"]["episodes"]
 
 
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "ppo_ddp"])
 def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path):
-    """Another random state in the checkpoint, other actions or minibatches after it."""
+    """Another random state in the checkpoint, other actions or minibatches after it.
+
+    ppo_ddp.py's checkpoint is the first process's. All draw by a new seed: test_data_parallel.py.
+    """
     run_dir = short_run(script)
     shutil.copytree(run_dir, tmp_path / "other")
     torch.manual_seed(12345)
@@ -301,9 +308,10 @@ def test_policy_pt_is_the_network(module, script, short_run, env_id):
 def most_probable(agent, obs) -> np.ndarray:
     """The deterministic policy, by each script's own network."""
     out = agent.actor(agent.normalize(obs))
-    if not hasattr(agent, "discrete"):
-        # The off-policy scripts': a tanh of the mean, which a deviation may follow.
+    if hasattr(agent, "q1"):  # sac.py's: a tanh of the mean, which the deviation follows
         return agent.to_env(out[..., : len(agent.low)].tanh())
+    if not hasattr(agent, "discrete"):  # ddpg.py's, which ends in a tanh
+        return agent.to_env(out)
     return agent.to_env(out.argmax(-1) if agent.discrete else out)
 
 
@@ -335,6 +343,9 @@ def test_compile_changes_nothing_but_the_speed(script, run, short_run, tmp_path,
     flags = (*short_run_flags(script, env_id, tmp_path), *total, "--run-dir", "compiled")
     done = run(script, *flags, "--compile", TORCH_LOGS="output_code")
     assert done.returncode == 0 and "Output code" in done.stderr, done.stderr[-2000:]
+    for name, tensor in checkpoint(tmp_path / "compiled")["agent"].items():
+        if tensor.dim() == 2:  # each layer of each network is in what was compiled
+            assert f"({tensor.shape[0]}, {tensor.shape[1]})" in done.stderr, name
     losses = [tag for tag in scalars(plain) if tag.startswith("losses/")]
     assert losses
     for tag in losses:
