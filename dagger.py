@@ -364,7 +364,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
     )  # torch.optim.Adam, see below
     if args.compile:
-        agent.actor.compile()
+        agent.actor.forward = torch.compile(agent.actor.forward)
     # A label is like agent.low: a number if Discrete, else act_dim floats.
     dataset = Dataset(
         obs=torch.empty(0, *envs.single_observation_space.shape, device=device),

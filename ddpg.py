@@ -382,7 +382,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
         for network in (agent.actor, agent.critic, target_actor, target_critic):
-            network.compile()
+            network.forward = torch.compile(network.forward)
     # If there is a checkpoint, Run restores all that is named here.
     run = Run(
         args,
@@ -475,6 +475,8 @@ def check_own(args: Args, env: gym.Env) -> None:
     if args.total_timesteps <= args.learning_starts:
         budget = f"--total-timesteps {args.total_timesteps}"
         fail(f"{budget} leaves nothing after --learning-starts {args.learning_starts}")
+    if args.buffer_size < args.num_envs:
+        fail(f"--buffer-size {args.buffer_size} is less than --num-envs {args.num_envs}")
     action = env.action_space
     flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
     if not flat_box:

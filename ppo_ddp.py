@@ -471,8 +471,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
     )  # torch.optim.Adam, see below
     if args.compile:
-        agent.actor.compile()
-        agent.critic.compile()
+        agent.actor.forward = torch.compile(agent.actor.forward)
+        agent.critic.forward = torch.compile(agent.critic.forward)
     if RANK > 0:  # the first process alone logs and saves; what the others write is thrown away
         folder = TemporaryDirectory()
         args = replace(args, run_dir=folder.name, resume=None, track=False)
@@ -485,7 +485,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
-    while not run.finished():
+    running = not run.finished()  # the same on all processes
+    while running:
         lr = args.learning_rate
         if args.anneal_lr:
             lr *= 1 - run.count.global_step / args.total_timesteps
@@ -570,17 +571,14 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
         run.metric("charts/learning_rate", lr)
-        # All processes count the same steps and episodes, and so end at the same time. A signal to
-        # one of them ends all.
-        num_steps = 0
-        episodes = []
-        for num_valid, ended, signal_number in gather_objects(
-            (int(valid.sum()), rollout.episodes, run.interrupted_by)
-        ):
-            num_steps += num_valid
-            episodes += ended
-            run.interrupted_by = max(run.interrupted_by, signal_number)
+        # All processes count the same steps and episodes.
+        num_steps = sum(gather_objects(int(valid.sum())))
+        episodes = sum(gather_objects(rollout.episodes), [])
         run.log(num_steps, episodes)
+        # They end together: at the budget, or when one of them has got a signal.
+        running = not any(gather_objects(run.finished()))
+        if not running:
+            run.interrupted_by = max(gather_objects(run.interrupted_by))
 
     distributed.destroy_process_group()  # the others need not wait for the evaluation
     if RANK == 0:

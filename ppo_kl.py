@@ -455,8 +455,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
     )  # torch.optim.Adam, see below
     if args.compile:
-        agent.actor.compile()
-        agent.critic.compile()
+        agent.actor.forward = torch.compile(agent.actor.forward)
+        agent.critic.forward = torch.compile(agent.critic.forward)
     kl_penalty = KLPenalty(args.kl_coef)
     # If there is a checkpoint, Run restores these parts. The step is part of the seed, so that a
     # resumed run does not begin with the episodes of the first one.
@@ -485,7 +485,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         with torch.no_grad():
             old_out = agent.actor(x[:-1])
             old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
-            # [valid] below makes a copy of log σ, which Adam will change in place.
+            # Indexing by `valid` below makes a copy of log σ, which Adam will change in place.
             old_log_std = agent.log_std.detach().expand_as(old_out)
             old_value = agent.value(x[:-1])  # (T, N), for explained_variance
 

@@ -362,8 +362,8 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
     )  # torch.optim.Adam, see below
     if args.compile:
-        agent.actor.compile()
-        agent.critic.compile()
+        agent.actor.forward = torch.compile(agent.actor.forward)
+        agent.critic.forward = torch.compile(agent.critic.forward)
     # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
     # that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, checkpoint, agent=agent, optimizer=optimizer)

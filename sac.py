@@ -425,7 +425,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
         for network in (agent.actor, agent.q1, agent.q2, target_q1, target_q2):
-            network.compile()
+            network.forward = torch.compile(network.forward)
     # If there is a checkpoint, Run restores all that is named here.
     run = Run(
         args,
@@ -448,7 +448,9 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
     updates = updates_due(step, args)
-    stats_at = max(step, args.learning_starts)  # when the observation statistics are due
+    # The observation statistics are due when the random steps end, then every 1,000 steps.
+    fitted_to = int(agent.obs_stats.count)  # how many observations; 0 in a new run
+    stats_at = fitted_to + 1000 if fitted_to else args.learning_starts
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
     while not run.finished():
@@ -537,6 +539,8 @@ def check_own(args: Args, env: gym.Env) -> None:
     if args.total_timesteps <= args.learning_starts:
         budget = f"--total-timesteps {args.total_timesteps}"
         fail(f"{budget} leaves nothing after --learning-starts {args.learning_starts}")
+    if args.buffer_size < args.num_envs:
+        fail(f"--buffer-size {args.buffer_size} is less than --num-envs {args.num_envs}")
     action = env.action_space
     flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
     if not flat_box:
