@@ -52,6 +52,7 @@ Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arX
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -830,8 +831,10 @@ class Run:
 
 def describe(args: Args, device: torch.device) -> dict:
     """What config.json says of a run: its arguments and what it ran with."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    commit = None
+    if shutil.which("git"):
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
     config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
     return {**config, "versions": versions}

@@ -156,6 +156,13 @@ def test_the_default_run_dir(script, completed_run, tmp_path):
     assert (run_dir / "summary.json").exists() and not (run_dir / "policy.pt").exists()
 
 
+def test_a_machine_without_git(run, tmp_path):
+    done = run("ppo_clip", *short_run_flags("ppo_clip"), "--run-dir", "r", PATH="")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["git_commit"] is None
+
+
 def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
     logs = []
     weights = []
