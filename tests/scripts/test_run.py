@@ -1,5 +1,6 @@
 """A run as a user sees it: its folder, its end, its interruption, its repetition."""
 
+import json
 import pickle
 import shutil
 import signal
