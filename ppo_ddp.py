@@ -3,6 +3,7 @@
 # dependencies = [
 #     "torch>=2.6",
 #     "gymnasium[classic-control,box2d,mujoco]>=1.1",
+#     "mujoco>=3.1,<3.16",
 #     "tyro>=0.9",
 #     "tensorboard>=2.18",
 #     "tqdm>=4.66",
@@ -48,18 +49,23 @@ Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
 Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
 """
 
+import contextlib
+import errno
+import importlib.util
 import inspect
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+import traceback
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -81,7 +87,7 @@ class Args:
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     total_timesteps: int = 60_000
-    """budget of environment steps, all environments together"""
+    """budget of environment steps; a run ends with the rollout in which it is reached"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
 
@@ -278,12 +284,13 @@ class Agent(nn.Module):
         return gaussian_policy(out, self.log_std, action)
 
     def to_env(self, action: Tensor) -> np.ndarray:
-        """Turn actions into the environment's: Box actions are clipped and scaled to the bounds."""
+        """Turn actions into the environment's: Box actions are scaled to the bounds and clipped."""
         if self.discrete:
             env_action = self.low + action
         else:
-            share = (action.clamp(-1, 1) + 1) / 2  # 0 at the lower bound, 1 at the upper
-            env_action = self.low + share * (self.high - self.low)
+            share = (action + 1) / 2  # 0 at the lower bound, 1 at the upper
+            scaled = self.low + share * (self.high - self.low)
+            env_action = scaled.clamp(self.low, self.high)
         return env_action.cpu().numpy()
 
 
@@ -475,6 +482,7 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     if RANK > 0:  # the first process alone logs and saves; what the others write is thrown away
+        sys.stdout = open(os.devnull, "w")
         folder = TemporaryDirectory()
         args = replace(args, run_dir=folder.name, resume=None, track=False)
     # If there is a checkpoint, Run restores agent and optimizer. The step is part of the seed, so
@@ -590,13 +598,16 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# Flags that must be at least 0, or at least 1; `check` looks at them.
-AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "checkpoint_interval"]
+# What `check` asks of these flags.
 AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs"]
 AT_LEAST_1 += ["eval_episodes"]
+AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "clip_coef", "vf_coef"]
+AT_LEAST_0 += ["checkpoint_interval"]
+ABOVE_0 = ["max_grad_norm", "target_kl"]
+AT_MOST_1 = ["gamma", "gae_lambda"]
 
 
-def check_own(args: Args, env: gym.Env) -> None:
+def check_own(args: Args, obs: Box, action: gym.Space) -> None:
     """What only this script asks of its arguments and of the environment."""
     if args.num_envs % WORLD_SIZE != 0:
         fail(f"--num-envs {args.num_envs} cannot be divided among {WORLD_SIZE} processes")
@@ -610,7 +621,6 @@ def check_own(args: Args, env: gym.Env) -> None:
     # Where episodes last one step, every other step is a reset. No minibatch may be empty.
     if num_envs * (args.num_steps // 2) < args.num_minibatches:
         fail(f"--num-minibatches {args.num_minibatches} is more than half of {size}")
-    action = env.action_space
     flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
     if not flat_box and not isinstance(action, Discrete):
         fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
@@ -629,7 +639,7 @@ def start_process_group(device: torch.device) -> None:
 
 def set_threads() -> None:
     """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    torch.set_num_threads(num_threads(default=1))
 
 
 def export(agent: Agent) -> dict:
@@ -653,8 +663,19 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
 
     Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
     observation. The step after it only resets: its action is ignored, its reward is 0.
+    Environments without a time limit get one.
     """
-    return gym.make_vec(env_id, num_envs)
+    envs = gym.make_vec(env_id, num_envs)
+    if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
+        envs.close()
+        envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
+    return envs
+
+
+def make_filmed_env(env_id: str, folder: Path) -> gym.vector.VectorEnv:
+    """Make one environment, whose first episode is written to a video in the folder."""
+    record = [lambda env: gym.wrappers.RecordVideo(env, str(folder))]
+    return gym.make_vec(env_id, 1, "sync", wrappers=record, render_mode="rgb_array")
 
 
 def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
@@ -666,10 +687,15 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
-    while running.any():
+    limit = envs.spec.max_episode_steps or MAX_EPISODE_STEPS
+    num_steps = 0
+    while running.any() and num_steps < limit:
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
+        num_steps += 1
+    if num_steps == MAX_EPISODE_STEPS:
+        print(f"Episodes of the evaluation were cut after {num_steps:,} steps", file=sys.stderr)
     envs.close()
     return returns
 
@@ -695,12 +721,16 @@ def load_policy(path: str | Path):
         out = x @ last_weight.T + last_bias
         if saved["head"] == "argmax":
             return (saved["low"] + out.argmax(-1)).numpy()
-        squashed = out.tanh() if saved["head"] == "tanh" else out.clamp(-1, 1)
-        return (saved["low"] + (squashed + 1) / 2 * (saved["high"] - saved["low"])).numpy()
+        if saved["head"] == "tanh":
+            out = out.tanh()
+        share = (out + 1) / 2  # 0 at the lower bound, 1 at the upper
+        action = saved["low"] + share * (saved["high"] - saved["low"])
+        return action.clamp(saved["low"], saved["high"]).numpy()
 
     return policy
 
 
+MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
 TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
 EVALUATION = 1
 ACTIONS = 2
@@ -751,41 +781,57 @@ class Run:
         self.last100 = []  # returns of the last 100 episodes
         self.metrics = {}  # tag → values since the last log line
         self.interrupted_by = 0  # number of a signal
+        self.evaluating = False
         self.last_save = 0.0
         if checkpoint:
-            self.restore(checkpoint)
-        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
-        name = name.replace(":", "-")  # of an id like module:Name-v0
-        self.dir = Path(args.resume or args.run_dir or f"runs/{name}")
-        if (self.dir / "summary.json").exists() and self.finished():
+            try:
+                self.restore(checkpoint)
+            except Exception as error:  # every kind of damage raises a type of its own
+                reason = f"its checkpoint does not fit these flags ({type(error).__name__})"
+                fail(f"--resume {args.resume}: {reason}")
+        self.dir, self.lock = make_folder(args)
+        filmed = not args.capture_video or (self.dir / "videos").exists()
+        if (self.dir / "summary.json").exists() and self.finished() and filmed:
             # Resumed, but finished and evaluated, and --total-timesteps was not raised.
             print(f"{self.dir} is finished, at step {self.count.global_step:,}")
             sys.exit(0)
-        self.dir.mkdir(parents=True, exist_ok=True)
-        (self.dir / "config.json").write_text(json.dumps(describe(args, device), indent=2))
-        if args.track:
-            import wandb
-
-            where = {
-                "project": args.wandb_project_name,
-                "entity": args.wandb_entity,
-                "dir": self.dir,
-            }
-            identity = {"id": self.dir.name, "resume": "allow", "config": asdict(args)}
-            wandb.init(**where, **identity, sync_tensorboard=True)
+        self.wandb = start_wandb(args, self.dir) if args.track else None
+        (self.dir / "summary.json").unlink(missing_ok=True)  # it would be of another policy
+        write_json(self.dir / "config.json", describe(args, device))
+        print(f"{args.env_id} on {device}; the run's folder is {self.dir}")
+        if envs.spec.max_episode_steps is None:
+            limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
+            print(f"{args.env_id} names no time limit: {limit}")
         step = self.count.global_step
         purge_step = step + 1 if checkpoint else None  # drop what was logged after the checkpoint
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
         self.save()  # so that --resume works from the start
-        signal.signal(signal.SIGINT, self.interrupt)
-        signal.signal(signal.SIGTERM, self.interrupt)
+        self.last_print = self.last_save
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signals.append(signal.SIGHUP)  # the terminal was closed; nohup ignores it
+        for number in signals:
+            signal.signal(number, self.interrupt)
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C or SIGTERM: end in good order after this iteration. A second one ends at once."""
+        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration.
+
+        A second one ends at once. So does the first one in the evaluation, when all is saved.
+        """
         self.interrupted_by = number
         signal.signal(number, signal.SIG_DFL)
+        if self.evaluating:
+            self.exit_interrupted()
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
+            # Not by print: it may be what was interrupted, and cannot be entered twice.
+            os.write(2, b"\nfinishing this iteration; again to quit at once\n")
+
+    def exit_interrupted(self) -> NoReturn:
+        step = self.count.global_step
+        print(f"Interrupted at step {step:,}; continue with --resume {self.dir}")
+        sys.exit(128 + self.interrupted_by)
 
     def reached(self, target: float | None) -> bool:
         """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
@@ -826,19 +872,33 @@ class Run:
             self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         means = [torch.stack(values).mean() for values in self.metrics.values()]
         means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
-        for tag, mean in zip(self.metrics, means):
-            self.writer.add_scalar(tag, mean, count.global_step)
-            if not np.isfinite(mean):
-                self.writer.close()
-                kept = f"stopped; {self.dir} keeps its last checkpoint"
-                sys.exit(f"{tag} became {mean} at step {count.global_step:,}: {kept}")
+        means = dict(zip(self.metrics, means))
         self.metrics = {}
+        for tag, mean in means.items():
+            self.writer.add_scalar(tag, mean, count.global_step)
+        if self.wandb:
+            self.wandb.log(means, step=count.global_step)
+        for tag, mean in means.items():
+            if not np.isfinite(mean):
+                self.stop(f"{tag} became {mean}")
         self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if self.bar.disable and time.perf_counter() - self.last_print > 30:
+            # There is no terminal, so there is no bar.
+            mean_return = np.mean(self.last100) if self.last100 else float("nan")
+            progress = f"step {count.global_step:,} of {self.args.total_timesteps:,}"
+            print(f"{progress}, return {mean_return:.1f}, {count.sps:,} steps/s")
+            self.last_print = time.perf_counter()
         if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one."""
+        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one.
+
+        Weights that are not finite stop the run and are not written.
+        """
+        for name, tensor in self.parts["agent"].state_dict().items():
+            if not tensor.isfinite().all():
+                self.stop(f"{name} of the agent is not finite any more")
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state["script"] = SCRIPT
@@ -847,9 +907,17 @@ class Run:
         state["last100"] = self.last100
         state["rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state_all()
-        torch.save(state, self.dir / "checkpoint.tmp")
+        with open(self.dir / "checkpoint.tmp", "wb") as file:
+            torch.save(state, file)
         os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
         self.last_save = time.perf_counter()
+
+    def stop(self, why: str) -> NoReturn:
+        """End the run with a message. The last checkpoint stays."""
+        self.bar.close()
+        self.writer.close()
+        kept = f"stopped; {self.dir} keeps its last checkpoint"
+        sys.exit(f"{why} at step {self.count.global_step:,}: {kept}")
 
     def restore(self, checkpoint: dict) -> None:
         """Go on from a checkpoint. Environments cannot be restored: new episodes begin."""
@@ -868,12 +936,13 @@ class Run:
         args = self.args
         count = self.count
         if self.interrupted_by:
-            print(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
-            sys.exit(128 + self.interrupted_by)
+            self.exit_interrupted()
+        self.evaluating = True
         policy["env_id"] = args.env_id
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
-        torch.save(policy, self.dir / "policy.pt")
+        with open(self.dir / "policy.pt", "wb") as file:
+            torch.save(policy, file)
         act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
@@ -888,14 +957,90 @@ class Run:
         summary["eval_return_mean"] = mean
         summary["eval_return_std"] = std
         summary["eval_episodes"] = len(returns)
-        (self.dir / "summary.json").write_text(json.dumps(summary, indent=2))
+        write_json(self.dir / "summary.json", summary)
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
         print(f"{args.env_id}: {result}; {cost}; {self.dir}")
+        print(f"To see the curves: tensorboard --logdir {self.dir}")
         if args.capture_video:
-            film = [lambda env: gym.wrappers.RecordVideo(env, str(self.dir / "videos"))]
-            envs = gym.make_vec(args.env_id, 1, "sync", wrappers=film, render_mode="rgb_array")
+            envs = make_filmed_env(args.env_id, self.dir / "videos")
             evaluate(act, envs, seed)
+        else:
+            print(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
+        if self.wandb:
+            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
+            for path in self.dir.glob("videos/*.mp4"):
+                video = sys.modules["wandb"].Video(str(path), format="mp4")
+                self.wandb.log({"video": video}, step=count.global_step)
+            self.wandb.finish()
+
+
+def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
+    """Make the run's folder, and lock it for as long as this process lives.
+
+    The lock is a transaction of SQLite. Every system releases it when the process dies.
+    """
+    try:
+        if args.resume or args.run_dir:
+            folder = Path(args.resume or args.run_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = make_new_folder(args)
+        lock = sqlite3.connect(folder / ".lock", timeout=0)
+        lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
+    except OSError as error:
+        fail(f"the run's folder cannot be made ({error})")
+    holds_a_run = (folder / "checkpoint.pt").exists() or (folder / "summary.json").exists()
+    if holds_a_run and not args.resume:
+        fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
+    return folder, lock
+
+
+def make_new_folder(args: Args) -> Path:
+    """Make a folder in runs/. A run that starts in the same second gets another one."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    name = name.replace(":", "-")  # of an id like module:Name-v0
+    number = 1
+    while True:
+        folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def start_wandb(args: Args, folder: Path):
+    """Begin a run of Weights & Biases. A resumed run goes on with the same one."""
+    import wandb
+
+    id_file = folder / "wandb_id"
+    try:
+        run = wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            dir=folder,
+            id=id_file.read_text() if id_file.exists() else None,
+            name=folder.resolve().name,
+            resume="allow",
+            config=asdict(args),
+        )
+    except Exception as error:  # no login, no network, a name that it refuses
+        if not args.resume and not args.run_dir:
+            shutil.rmtree(folder, ignore_errors=True)  # made a moment ago, for this run alone
+        fail(f"--track: {type(error).__name__}: {error}")
+    id_file.write_text(run.id)
+    return run
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a file whole or not at all."""
+    path.with_suffix(".tmp").write_text(json.dumps(content, indent=2))
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def describe(args: Args, device: torch.device) -> dict:
@@ -927,11 +1072,21 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def num_threads(default: int) -> int:
+    """OMP_NUM_THREADS if it is a number of threads, else the default."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    return default
+
+
 def parse_args() -> tuple[Args, dict | None]:
     """Read the command line; with --resume, that run's arguments and checkpoint, too."""
     args = tyro.cli(Args)
     if args.resume is None:
         return args, None
+    if args.run_dir is not None and Path(args.run_dir) != Path(args.resume):
+        fail(f"--resume {args.resume} goes on in its own folder, not in --run-dir {args.run_dir}")
     try:
         config = json.loads(Path(args.resume, "config.json").read_text())
         checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True)
@@ -939,31 +1094,95 @@ def parse_args() -> tuple[Args, dict | None]:
         saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
+    for field in fields(Args):
+        value = getattr(saved_args, field.name)
+        types = get_args(field.type) or [field.type]  # two of `float | None`, values of a Literal
+        if value not in types and type(value) not in types:
+            fail(f"--resume {args.resume}: {field.name} in its config.json cannot be {value!r}")
     # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
     if made_by != (SCRIPT, args.env_id):
         fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
+    if args.target_return != saved_args.target_return:
+        checkpoint["count"]["solved_at_step"] = None  # that was another target
+        checkpoint["count"]["solved_at_s"] = None
     return args, checkpoint
 
 
 def check(args: Args) -> None:
     """Find all that is wrong with the arguments, before anything is written."""
-    for name in AT_LEAST_0 + AT_LEAST_1:
-        least = 1 if name in AT_LEAST_1 else 0
-        value = getattr(args, name)
-        if not value >= least:  # rather than `value < least`, which lets NaN pass
-            fail(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    if args.run_dir and not args.resume and Path(args.run_dir, "config.json").exists():
-        fail(f"--run-dir {args.run_dir} holds a run: use --resume, or another folder")
+    for name, value in asdict(args).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, float) and not np.isfinite(value):
+            fail(f"{flag} must be a finite number, not {value}")
+        if value is None:
+            continue
+        if name in AT_LEAST_1 and value < 1:
+            fail(f"{flag} must be at least 1, not {value}")
+        if name in AT_LEAST_0 and value < 0:
+            fail(f"{flag} must be at least 0, not {value}")
+        if name in ABOVE_0 and value <= 0:
+            fail(f"{flag} must be above 0, not {value}")
+        if name in AT_MOST_1 and value > 1:
+            fail(f"{flag} must be at most 1, not {value}")
+    if args.seed >= 2**63:
+        fail(f"--seed must be below 2 to the power of 63, not {args.seed}")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        fail("--track needs a package: pip install wandb")
+    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     try:
-        env = gym.make(args.env_id)
-    except Exception as error:  # gymnasium's, or an import's
-        fail(f"--env-id {args.env_id}: {error}")
-    obs = env.observation_space
+        envs = make_envs(args.env_id, 1)
+        envs.close()
+    except Exception as error:  # gymnasium's, an import's, the environment's own
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        fail(f"--env-id {args.env_id}: {type(error).__name__}: {error} ({where})")
+    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    obs = envs.single_observation_space
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
-    check_own(args, env)
+    action = envs.single_action_space
+    if isinstance(action, Box) and not np.issubdtype(action.dtype, np.floating):
+        fail(f"--env-id {args.env_id}: actions {action}, a Box of whole numbers")
+    check_own(args, obs, action)
+    if args.capture_video:
+        check_video(args)
+
+
+def check_video(args: Args) -> None:
+    """Film one step, to find out at the start what would be missing at the end."""
+    try:
+        with TemporaryDirectory() as folder:
+            envs = make_filmed_env(args.env_id, Path(folder, "videos"))
+            envs.reset()
+            envs.step(envs.action_space.sample())
+            envs.close()
+    except Exception as error:  # no moviepy, no display, no rgb_array
+        hint = "without a display, MuJoCo needs MUJOCO_GL=egl or osmesa"
+        fail(f"--capture-video: {type(error).__name__}: {error} ({hint})")
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may not know "±". A file should get each line when it is printed.
+        stream.reconfigure(errors="replace", line_buffering=True)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
+    args, checkpoint = parse_args()
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        train(args, checkpoint)
+    except KeyboardInterrupt:  # before Run took over
+        sys.exit(130)
+    except (OSError, RuntimeError) as error:
+        disk_full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        causes = (error, error.__context__)  # torch.save raises an error of its own on top
+        if not any(getattr(cause, "errno", None) in disk_full for cause in causes):
+            raise
+        sys.exit(f"{SCRIPT}.py: the disk is full; the run's folder keeps what was saved before")
 
 
 if __name__ == "__main__":
-    train(*parse_args())
+    main()

@@ -103,11 +103,11 @@ def test_a_copied_script_runs_alone(script, run, tmp_path):
 
 
 def test_the_inline_metadata_names_every_package(script):
-    """PEP 723: what `uv run` installs is what the script imports."""
+    """PEP 723: what `uv run` installs is what the script imports, and mujoco, which has a bound."""
     block = re.search(r"^# /// script\n(.*?)^# ///$", TEXTS[script], re.M | re.S).group(1)
     named = set(re.findall(r'"([a-z]+)', block.split("dependencies")[1]))
     imported = set(re.findall(r"^(?:import|from) (\w+)", TEXTS[script], re.M))
-    packages = {"torch", "gymnasium", "tyro", "tqdm"} & imported | {"tensorboard"}
+    packages = {"torch", "gymnasium", "tyro", "tqdm"} & imported | {"tensorboard", "mujoco"}
     assert named == packages
     assert "import wandb" in TEXTS[script] and "wandb" not in imported  # only when tracking is on
 

@@ -80,7 +80,9 @@ def logged_steps(run_dir) -> list[int]:
 def test_a_runs_folder(script, run, tmp_path):
     done = run(script, *short_run_flags(script), "--run-dir", "r", fresh=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert len(done.stdout.splitlines()) == 1 and "over 5 episodes" in done.stdout
+    start, result, curves, policy = done.stdout.splitlines()
+    assert start.endswith("the run's folder is r") and "over 5 episodes" in result
+    assert curves.endswith("tensorboard --logdir r") and policy.endswith("--capture-video")
 
     result = summary(tmp_path / "r")
     steps = short_run_steps(script)
@@ -263,7 +265,8 @@ def test_interrupted(script, completed_run, start, tmp_path, number):
     time.sleep(0.5)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 128 + number and stderr == "" and "--resume r" in stdout
+    assert process.returncode == 128 + number and "--resume r" in stdout
+    assert stderr.strip() == "finishing this iteration; again to quit at once"
     step = global_step(run_dir)
     assert step > 0 and logged_steps(run_dir)[-1] == step
     total = max(step + 1, short_run_steps(script))  # on a busy machine it has not come far
@@ -338,7 +341,7 @@ def test_a_video_of_an_evaluation_episode(script, short_run):
 
 def test_wandb_offline(script, short_run):
     run_dir = short_run(script, "--track", WANDB_MODE="offline")
-    [log] = run_dir.glob("wandb/offline-run-*/run-r.wandb")
+    [log] = run_dir.glob("wandb/offline-run-*/run-*.wandb")
     for tag in ("charts/episodic_return", "charts/SPS", "eval/episodic_return"):
         assert tag.encode() in log.read_bytes()
 
@@ -403,7 +406,7 @@ def test_rollouts_of_one_step_where_all_environments_are_reset_together(
 
 
 @pytest.mark.parametrize("script", ["ppo_clip", "ppo_ddp"])
-@pytest.mark.parametrize("target_kl, epochs", [(1e9, 3), (0, 1)])
+@pytest.mark.parametrize("target_kl, epochs", [(1e9, 3), (1e-9, 1)])
 def test_target_kl_ends_an_update_after_its_first_epoch(script, short_run, target_kl, epochs):
     run_dir = short_run(script, "--target-kl", target_kl, "--update-epochs", 3)
     iterations = len(logged_steps(run_dir))
