@@ -62,7 +62,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn, get_args
@@ -349,7 +349,8 @@ class KLPenalty:
             self.coef *= 2
         elif kl <= target_kl / 1.5:
             self.coef /= 2
-        self.coef = min(max(self.coef, self.smallest), self.largest)
+        if self.coef > 0:  # with --kl-coef 0 there is no penalty
+            self.coef = min(max(self.coef, self.smallest), self.largest)
 
     def state_dict(self) -> dict[str, float]:
         return {"coef": self.coef}
@@ -451,7 +452,7 @@ class Collector:
         return torch.as_tensor(array, device=self.device)
 
 
-def train(args: Args, checkpoint: dict | None = None) -> None:
+def train(args: Args) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
     The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
@@ -471,10 +472,10 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     kl_penalty = KLPenalty(args.kl_coef)
-    # If there is a checkpoint, Run restores these parts. The step is part of the seed, so that a
+    # With --resume, Run restores these parts. The step is part of the seed, so that a
     # resumed run does not begin with the episodes of the first one.
     parts = {"agent": agent, "optimizer": optimizer, "kl_penalty": kl_penalty}
-    run = Run(args, envs, device, checkpoint, **parts)
+    run = Run(args, envs, device, **parts)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
@@ -569,13 +570,15 @@ def train(args: Args, checkpoint: dict | None = None) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# What `check` asks of these flags.
+# The range of these flags.
 AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs"]
 AT_LEAST_1 += ["eval_episodes"]
 AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "kl_coef", "vf_coef"]
 AT_LEAST_0 += ["checkpoint_interval"]
 ABOVE_0 = ["max_grad_norm", "target_kl"]
-AT_MOST_1 = ["gamma", "gae_lambda"]
+AT_MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
+# What a resumed run cannot change.
+FIXED = ["env_id", "norm_obs", "kl_coef"]
 
 
 def check_own(args: Args, obs: Box, action: gym.Space) -> None:
@@ -649,7 +652,7 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
         running &= ~(terminated | truncated)
         num_steps += 1
     if num_steps == MAX_EPISODE_STEPS:
-        print(f"Episodes of the evaluation were cut after {num_steps:,} steps", file=sys.stderr)
+        say(f"Episodes of the evaluation were cut after {num_steps:,} steps")
     envs.close()
     return returns
 
@@ -726,7 +729,7 @@ class Run:
     A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
     """
 
-    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, checkpoint, **parts):
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
         self.args = args
         self.envs = envs
         self.device = device
@@ -737,37 +740,31 @@ class Run:
         self.interrupted_by = 0  # number of a signal
         self.evaluating = False
         self.last_save = 0.0
-        if checkpoint:
-            try:
-                self.restore(checkpoint)
-            except Exception as error:  # every kind of damage raises a type of its own
-                reason = f"its checkpoint does not fit these flags ({type(error).__name__})"
-                fail(f"--resume {args.resume}: {reason}")
         self.dir, self.lock = make_folder(args)
-        filmed = not args.capture_video or (self.dir / "videos").exists()
-        if (self.dir / "summary.json").exists() and self.finished() and filmed:
-            # Resumed, but finished and evaluated, and --total-timesteps was not raised.
-            print(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)
+        if args.resume is not None:
+            self.restore(self.dir)
         self.wandb = start_wandb(args, self.dir) if args.track else None
         (self.dir / "summary.json").unlink(missing_ok=True)  # it would be of another policy
-        write_json(self.dir / "config.json", describe(args, device))
-        print(f"{args.env_id} on {device}; the run's folder is {self.dir}")
+        write_json(describe(args, device), self.dir / "config.json")
+        say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
         if envs.spec.max_episode_steps is None:
             limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
-            print(f"{args.env_id} names no time limit: {limit}")
+            say(f"{args.env_id} names no time limit: {limit}")
         step = self.count.global_step
-        purge_step = step + 1 if checkpoint else None  # drop what was logged after the checkpoint
+        purge_step = step + 1 if args.resume else None  # drop what was logged after the checkpoint
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
         self.save()  # so that --resume works from the start
         self.last_print = self.last_save
-        signals = [signal.SIGINT, signal.SIGTERM]
+        self.signals = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signals.append(signal.SIGHUP)  # the terminal was closed; nohup ignores it
-        for number in signals:
-            signal.signal(number, self.interrupt)
+            self.signals.append(signal.SIGHUP)  # the terminal was closed; nohup ignores it
+        self.handle_signals(self.interrupt)
+
+    def handle_signals(self, handler) -> None:
+        for number in self.signals:
+            signal.signal(number, handler)
 
     def interrupt(self, number: int, _) -> None:
         """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration.
@@ -775,7 +772,7 @@ class Run:
         A second one ends at once. So does the first one in the evaluation, when all is saved.
         """
         self.interrupted_by = number
-        signal.signal(number, signal.SIG_DFL)
+        self.handle_signals(signal.SIG_DFL)
         if self.evaluating:
             self.exit_interrupted()
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -784,12 +781,20 @@ class Run:
 
     def exit_interrupted(self) -> NoReturn:
         step = self.count.global_step
-        print(f"Interrupted at step {step:,}; continue with --resume {self.dir}")
+        say(f"Interrupted at step {step:,}; continue with --resume {self.dir}")
         sys.exit(128 + self.interrupted_by)
 
     def reached(self, target: float | None) -> bool:
         """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
+
+    def note_whether_solved(self) -> None:
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if self.count.solved_at_step is None and self.reached(solved_return):
+            self.count.solved_at_step = self.count.global_step
+            self.count.solved_at_s = self.count.wall_s
 
     def finished(self) -> bool:
         spent = self.count.global_step >= self.args.total_timesteps
@@ -811,13 +816,7 @@ class Run:
         count.wall_s = time.perf_counter() - self.started
         count.sps = round(count.global_step / count.wall_s)
         self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
-        solved_return = self.args.target_return
-        if solved_return is None:
-            solved_return = self.envs.spec.reward_threshold
-        if count.solved_at_step is None and self.reached(solved_return):
-            count.solved_at_step = count.global_step
-            count.solved_at_s = count.wall_s
-
+        self.note_whether_solved()
         self.metric("charts/SPS", count.sps)
         if episodes:
             mean_return, mean_length = np.mean(episodes, axis=0)
@@ -840,30 +839,27 @@ class Run:
             # There is no terminal, so there is no bar.
             mean_return = np.mean(self.last100) if self.last100 else float("nan")
             progress = f"step {count.global_step:,} of {self.args.total_timesteps:,}"
-            print(f"{progress}, return {mean_return:.1f}, {count.sps:,} steps/s")
+            say(f"{progress}, return {mean_return:.1f}, {count.sps:,} steps/s")
             self.last_print = time.perf_counter()
         if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt whole or not at all: a kill leaves the old one or the new one.
-
-        Weights that are not finite stop the run and are not written.
-        """
-        for name, tensor in self.parts["agent"].state_dict().items():
-            if not tensor.isfinite().all():
-                self.stop(f"{name} of the agent is not finite any more")
+        """Write checkpoint.pt. Weights or rewards that are not finite stop the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
+        for name, part_state in state.items():
+            for key, value in part_state.items():
+                if isinstance(value, Tensor) and not value.isfinite().all():
+                    self.stop(f"{key} of {name} is not finite any more")
         state["script"] = SCRIPT
         state["env_id"] = self.args.env_id
+        state["target_return"] = self.args.target_return
         state["count"] = asdict(self.count)
         state["last100"] = self.last100
         state["rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state_all()
-        with open(self.dir / "checkpoint.tmp", "wb") as file:
-            torch.save(state, file)
-        os.replace(self.dir / "checkpoint.tmp", self.dir / "checkpoint.pt")
+        save_whole(state, self.dir / "checkpoint.pt")
         self.last_save = time.perf_counter()
 
     def stop(self, why: str) -> NoReturn:
@@ -873,15 +869,27 @@ class Run:
         kept = f"stopped; {self.dir} keeps its last checkpoint"
         sys.exit(f"{why} at step {self.count.global_step:,}: {kept}")
 
-    def restore(self, checkpoint: dict) -> None:
-        """Go on from a checkpoint. Environments cannot be restored: new episodes begin."""
-        self.count = Count(**checkpoint["count"])
-        self.last100 = checkpoint["last100"]
-        for name, part in self.parts.items():
-            part.load_state_dict(checkpoint[name])
-        torch.set_rng_state(checkpoint["rng"])
-        num_gpus = torch.cuda.device_count()  # there may be fewer now
-        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
+    def restore(self, folder: Path) -> None:
+        """Go on from a folder's checkpoint. Environments cannot be restored: new episodes begin."""
+        args = self.args
+        try:
+            checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
+            if (checkpoint["script"], checkpoint["env_id"]) != (SCRIPT, args.env_id):
+                raise ValueError
+            for name, part in self.parts.items():
+                part.load_state_dict(checkpoint[name])
+            self.count = Count(**checkpoint["count"])
+            self.last100 = checkpoint["last100"]
+            if checkpoint["target_return"] != args.target_return:
+                self.count.solved_at_step = None  # that was another target
+                self.count.solved_at_s = None
+                self.note_whether_solved()
+            torch.set_rng_state(checkpoint["rng"])
+            num_gpus = torch.cuda.device_count()  # there may be fewer now
+            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
+        except Exception as error:  # every kind of damage raises a type of its own
+            reason = f"holds no checkpoint that fits these flags ({type(error).__name__})"
+            fail(f"--resume {folder} {reason}")
 
     def finish(self, policy: dict) -> None:
         """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
@@ -895,8 +903,7 @@ class Run:
         policy["env_id"] = args.env_id
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
-        with open(self.dir / "policy.pt", "wb") as file:
-            torch.save(policy, file)
+        save_whole(policy, self.dir / "policy.pt")
         act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
             os.remove(self.dir / "policy.pt")
@@ -906,21 +913,22 @@ class Run:
         std = returns.std()
         self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
         self.writer.close()
+        if args.capture_video:
+            shutil.rmtree(self.dir / "videos", ignore_errors=True)  # of an earlier policy
+            evaluate(act, make_filmed_env(args.env_id, self.dir / "videos"), seed)
         summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
         summary["eval_return_mean"] = mean
         summary["eval_return_std"] = std
         summary["eval_episodes"] = len(returns)
-        write_json(self.dir / "summary.json", summary)
+        write_json(summary, self.dir / "summary.json")
+        self.handle_signals(signal.SIG_DFL)  # nothing is left that could be lost
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
-        print(f"{args.env_id}: {result}; {cost}; {self.dir}")
-        print(f"To see the curves: tensorboard --logdir {self.dir}")
-        if args.capture_video:
-            envs = make_filmed_env(args.env_id, self.dir / "videos")
-            evaluate(act, envs, seed)
-        else:
-            print(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
+        say(f"{args.env_id}: {result}; {cost}; {self.dir}")
+        say(f"To see the curves: tensorboard --logdir {self.dir}")
+        if not args.capture_video:
+            say(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
         if self.wandb:
             self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
             for path in self.dir.glob("videos/*.mp4"):
@@ -934,21 +942,21 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
 
     The lock is a transaction of SQLite. Every system releases it when the process dies.
     """
+    given = args.run_dir if args.resume is None else args.resume
     try:
-        if args.resume or args.run_dir:
-            folder = Path(args.resume or args.run_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            folder = make_new_folder(args)
-        lock = sqlite3.connect(folder / ".lock", timeout=0)
+        folder = make_new_folder(args) if given is None else Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        files_of_a_run = ["checkpoint.pt", "summary.json"]
+        if not (folder / ".lock").exists():  # else it is a run that was killed as it began
+            files_of_a_run += ["config.json", "policy.pt"]
+        lock = sqlite3.connect(folder / ".lock", timeout=1)
         lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
     except OSError as error:
         fail(f"the run's folder cannot be made ({error})")
-    holds_a_run = (folder / "checkpoint.pt").exists() or (folder / "summary.json").exists()
-    if holds_a_run and not args.resume:
+    if args.resume is None and any((folder / name).exists() for name in files_of_a_run):
         fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
     return folder, lock
 
@@ -991,10 +999,25 @@ def start_wandb(args: Args, folder: Path):
     return run
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write a file whole or not at all."""
+def write_json(content: dict, path: Path) -> None:
+    """Write a file whole or not at all: a kill leaves the old one or the new one."""
     path.with_suffix(".tmp").write_text(json.dumps(content, indent=2))
     os.replace(path.with_suffix(".tmp"), path)
+
+
+def save_whole(content: dict, path: Path) -> None:
+    """The same for tensors."""
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        torch.save(content, file)
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def say(text: str) -> None:
+    """Print. The run goes on in silence if nobody listens any more: a closed pipe or terminal."""
+    try:
+        print(text)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(args: Args, device: torch.device) -> dict:
@@ -1027,48 +1050,60 @@ def fail(message: str) -> NoReturn:
 
 
 def num_threads(default: int) -> int:
-    """OMP_NUM_THREADS if it is a number of threads, else the default."""
+    """OMP_NUM_THREADS if it is a number, at most one for each core; else the default."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if first.isdecimal() and int(first) > 0:
-        return int(first)
+        return min(int(first), os.cpu_count())
     return default
 
 
-def parse_args() -> tuple[Args, dict | None]:
-    """Read the command line; with --resume, that run's arguments and checkpoint, too."""
+def parse_args() -> Args:
+    """Read the command line. With --resume, that run's arguments stand in for the defaults."""
     args = tyro.cli(Args)
+    if "" in (args.resume, args.run_dir):
+        fail("--resume and --run-dir need the name of a folder")
     if args.resume is None:
-        return args, None
+        return args
     if args.run_dir is not None and Path(args.run_dir) != Path(args.resume):
         fail(f"--resume {args.resume} goes on in its own folder, not in --run-dir {args.run_dir}")
     try:
         config = json.loads(Path(args.resume, "config.json").read_text())
-        checkpoint = torch.load(Path(args.resume, "checkpoint.pt"), "cpu", weights_only=True)
-        made_by = (checkpoint["script"], checkpoint["env_id"])
-        saved_args = Args(**config["args"])
+        script = config["script"]
+        saved_args = Args(**config["args"]) if script == SCRIPT else None
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
+    if script != SCRIPT:
+        fail(f"--resume {args.resume} holds a run of {script}.py")
     for field in fields(Args):
         value = getattr(saved_args, field.name)
-        types = get_args(field.type) or [field.type]  # two of `float | None`, values of a Literal
+        types = get_args(field.type) or (field.type,)  # two of `float | None`, values of a Literal
+        if float in types:
+            types += (int,)
         if value not in types and type(value) not in types:
             fail(f"--resume {args.resume}: {field.name} in its config.json cannot be {value!r}")
+    saved_args.resume = args.resume
     # Read the command line again, with that run's arguments in place of the defaults.
-    args = tyro.cli(Args, default=replace(saved_args, resume=args.resume))
-    if made_by != (SCRIPT, args.env_id):
-        fail(f"--resume {args.resume} holds no run of {SCRIPT}.py on {args.env_id}")
-    if args.target_return != saved_args.target_return:
-        checkpoint["count"]["solved_at_step"] = None  # that was another target
-        checkpoint["count"]["solved_at_s"] = None
-    return args, checkpoint
+    args = tyro.cli(Args, default=saved_args)
+    for name in FIXED:
+        value = getattr(args, name)
+        saved_value = getattr(saved_args, name)
+        if value != saved_value:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
+    if args == saved_args and Path(args.resume, "summary.json").exists():
+        print(f"{args.resume} is finished; a larger --total-timesteps would go on")
+        sys.exit(0)
+    return args
 
 
 def check(args: Args) -> None:
     """Find all that is wrong with the arguments, before anything is written."""
     for name, value in asdict(args).items():
         flag = "--" + name.replace("_", "-")
-        if isinstance(value, float) and not np.isfinite(value):
+        if isinstance(value, float) and not abs(value) < 1e38:  # rather than >=, for NaN
             fail(f"{flag} must be a finite number, not {value}")
+        if isinstance(value, int) and value >= 2**63:
+            fail(f"{flag} must be below 2 to the power of 63, not {value}")
         if value is None:
             continue
         if name in AT_LEAST_1 and value < 1:
@@ -1077,22 +1112,24 @@ def check(args: Args) -> None:
             fail(f"{flag} must be at least 0, not {value}")
         if name in ABOVE_0 and value <= 0:
             fail(f"{flag} must be above 0, not {value}")
-        if name in AT_MOST_1 and value > 1:
-            fail(f"{flag} must be at most 1, not {value}")
-    if args.seed >= 2**63:
-        fail(f"--seed must be below 2 to the power of 63, not {args.seed}")
+        if name in AT_MOST and value > AT_MOST[name]:
+            fail(f"{flag} must be at most {AT_MOST[name]:,}, not {value}")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     try:
         envs = make_envs(args.env_id, 1)
+        envs.reset(seed=0)
+        envs.step(envs.action_space.sample())
         envs.close()
-    except Exception as error:  # gymnasium's, an import's, the environment's own
+    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         fail(f"--env-id {args.env_id}: {type(error).__name__}: {error} ({where})")
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
+        fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
@@ -1117,25 +1154,40 @@ def check_video(args: Args) -> None:
         fail(f"--capture-video: {type(error).__name__}: {error} ({hint})")
 
 
+def refusal(error: Exception) -> str | None:
+    """What the machine refused, the disk or the memory; None for an error of another kind."""
+    for cause in (error, error.__context__):  # torch.save raises an error of its own on top
+        number = getattr(cause, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return "the disk is full"
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
+            return f"a file cannot be written ({cause})"
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "there is not enough memory for this"
+    return None
+
+
 def main() -> None:
+    # Where the caller has closed them, they are None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know "±". A file should get each line when it is printed.
         stream.reconfigure(errors="replace", line_buffering=True)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
-    args, checkpoint = parse_args()
+    args = parse_args()
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
-        train(args, checkpoint)
+        train(args)
     except KeyboardInterrupt:  # before Run took over
         sys.exit(130)
-    except (OSError, RuntimeError) as error:
-        disk_full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        causes = (error, error.__context__)  # torch.save raises an error of its own on top
-        if not any(getattr(cause, "errno", None) in disk_full for cause in causes):
+    except (OSError, MemoryError, RuntimeError) as error:
+        reason = refusal(error)
+        if reason is None:
             raise
-        sys.exit(f"{SCRIPT}.py: the disk is full; the run's folder keeps what was saved before")
+        sys.exit(f"{SCRIPT}.py: {reason}; the run's folder keeps what was saved before")
 
 
 if __name__ == "__main__":

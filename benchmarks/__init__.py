@@ -20,10 +20,16 @@ def provenance() -> dict:
 
 
 def commit() -> str | None:
-    """The repository's commit, with -dirty if files have changed; None outside a repository."""
+    """The repository's commit, with -dirty if files have changed.
+
+    None outside a repository, and on a machine without git.
+    """
     command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    return answer.stdout.strip() or None
+    try:
+        answer = subprocess.run(command, capture_output=True)
+    except OSError:  # there is no git
+        return None
+    return answer.stdout.decode().strip() or None
 
 
 def this_machine() -> dict:
@@ -43,7 +49,7 @@ def processor() -> str:
     """The processor's name, as Linux tells it or else as Python does."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if "model name" in line:
                 return line.split(":")[1].strip()
     return platform.processor()

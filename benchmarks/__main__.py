@@ -5,8 +5,7 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from . import BadInput
-from .command_line import parse
+from .command_line import parse, report_errors
 from .options import CompareOptions, RunOptions, SpeedOptions
 
 COMMANDS = (
@@ -33,11 +32,7 @@ def execute(options: RunOptions | CompareOptions | SpeedOptions) -> int:
 
 def main() -> int:
     options = parse(COMMANDS, "python -m benchmarks")
-    try:
-        return execute(options)
-    except BadInput as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 2
+    return report_errors(lambda: execute(options), "benchmarks")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 
 from . import ROOT, BadInput, this_machine
-from .jobs import Job, start_process, stop_processes, utc_now, write_manifest
+from .jobs import Job, local_processes, stop_processes, utc_now, write_manifest
 
 
 @dataclass
@@ -35,7 +35,11 @@ def run_on_node(job: Job, manifest: dict) -> Outcome:
     """Run a job in a temporary folder of this node."""
     workers = min(node_cpus(), manifest["workers"])
     node_facts = {**this_machine(), "start": utc_now(), "workers": workers}
-    with tempfile.TemporaryDirectory(prefix=f"{job.dir.name}-") as folder:
+    prefix = f"{job.dir.name}-"
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
+        local_processes() as start_process,
+    ):
         process = start_process(replace(job, dir=Path(folder)))
         try:
             while process.poll() is None:
@@ -46,7 +50,7 @@ def run_on_node(job: Job, manifest: dict) -> Outcome:
         files = {}
         for path in Path(folder).rglob("*"):
             if path.is_file():
-                files[str(path.relative_to(folder))] = path.read_bytes()
+                files[path.relative_to(folder).as_posix()] = path.read_bytes()
     return Outcome(process.returncode, {**manifest, **node_facts}, files)
 
 
@@ -76,7 +80,7 @@ class Task:
         try:
             outcome = self.future.result()
         except ray.exceptions.RayError as error:
-            files = {"log.txt": str(error).encode()}
+            files = {"log.txt": str(error).encode(errors="replace")}
             outcome = Outcome(1, self.job.manifest(), files)
         write_manifest(self.job, outcome.manifest)
         for name, content in outcome.files.items():
@@ -111,11 +115,11 @@ def connect(address: str, num_gpus: float, log: Path) -> Iterator[Callable[[Job]
         options = {"include_dashboard": False}
     else:
         options = {"runtime_env": {"working_dir": str(ROOT)}}
-    with log.open("w", buffering=1) as file, contextlib.redirect_stdout(file):
+    with log.open("w", buffering=1, encoding="utf-8") as file, contextlib.redirect_stdout(file):
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
         except (OSError, RuntimeError, ValueError) as error:
-            first_line = str(error).splitlines()[0]
+            first_line = str(error).strip().partition("\n")[0]
             raise BadInput(f"--address {address}: {first_line}") from error
         try:
             if num_gpus > ray.cluster_resources().get("GPU", 0):

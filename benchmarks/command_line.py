@@ -3,8 +3,12 @@
 import contextlib
 import io
 import sys
+from collections.abc import Callable
 
 import tyro
+
+from . import BadInput
+from .files import explain
 
 BOX = str.maketrans("", "", "╭╮╰╯│─")  # tyro draws a box of these around an error
 
@@ -24,3 +28,23 @@ def parse(command: type, program: str):
         if message:
             print(message, file=sys.stderr)
         raise
+
+
+def report_errors(execute: Callable[[], int], program: str) -> int:
+    """The exit status of a command, which is 2 if its input is bad. Then one line says why.
+
+    A file that cannot be read or written is bad input, too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
+    try:
+        return execute()
+    except BadInput as error:
+        message = explain(error)
+    except OSError as error:
+        message = explain(error)
+        if error.filename is not None:
+            message = f"{error.filename}: {message}"
+    print(f"{program}: {message}", file=sys.stderr)
+    return 2

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from . import BadInput
+from .files import NUMBER, Damaged, check_folder
 from .groups import Group, Result, caveats, group_curves, summarise
 from .options import CompareOptions
 from .plots import draw_pictures
-from .readers import Curve, is_return, read_curves
+from .readers import Curve, is_return, read_curves, read_rows
 from .report import (
     Report,
     across_table,
@@ -23,6 +25,7 @@ from .report import (
 from .stats import BINS
 from .tables import markdown_table
 
+MEASUREMENT = {"commit", "machine", "versions", "workers"}  # entries of a manifest
 RANDOM_RETURNS = Path(__file__).parent / "reference" / "random.csv"
 
 
@@ -32,6 +35,9 @@ def compare_runs(options: CompareOptions) -> int:
     The files are report.md, table.csv, curves.csv, a picture an environment and overview.png; with
     `options.html` report.html as well. Raises BadInput if there are no runs.
     """
+    check_folder(options.out, "--out")
+    if options.threshold is not None and not NUMBER.holds(options.threshold):
+        raise BadInput(f"--threshold must be {NUMBER.name}, not {options.threshold}")
     curves, notes = read_curves(options.paths, options.metric)
     by_env = group_curves(curves, options.threshold, is_return(options.metric))
     groups = [group for env_groups in by_env.values() for group in env_groups]
@@ -46,7 +52,7 @@ def compare_runs(options: CompareOptions) -> int:
         command=f"python -m benchmarks {shlex.join(sys.argv[1:])}",
         by_env=by_env,
         ylabel=options.metric or "episode return",
-        facts=sorted({describe_machine(c.manifest) for c in curves if c.manifest}),
+        facts=sorted({describe_machine(c.manifest) for c in curves if is_measured(c.manifest)}),
         notes=notes,
         finals=finals_table(results),
         results=results_table(results),
@@ -59,12 +65,12 @@ def compare_runs(options: CompareOptions) -> int:
     write_results(out / "table.csv", results)
     write_curves(out / "curves.csv", groups)
     draw_pictures(by_env, f"{report.ylabel} (IQM, 95 % interval)", out)
-    (out / "report.md").write_text(markdown_report(report))
+    write_text(out / "report.md", markdown_report(report))
     print(f"{markdown_table(report.results)}\n\n{bullets(notes)}\n{out}/report.md")
     if options.html:
         from .page import html_report  # Bokeh and pandas take a second to import
 
-        (out / "report.html").write_text(html_report(report))
+        write_text(out / "report.html", html_report(report))
         print(f"{out}/report.html")
     return 0
 
@@ -89,10 +95,16 @@ def below_threshold(results: list[Result]) -> list[str]:
     return notes
 
 
+def is_measured(manifest: dict) -> bool:
+    """Whether a manifest says what a run was measured with."""
+    return MEASUREMENT <= manifest.keys()
+
+
 def describe_machine(manifest: dict) -> str:
     """What a run was measured with, as a sentence."""
     machine = manifest["machine"]
-    hardware = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
+    processor = machine.get("processor")
+    hardware = f"{processor}, {machine.get('cores')} cores, {machine.get('system')}"
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     commit = f"Measured at commit {manifest['commit']}"
     return f"{commit}: {hardware}, {manifest['workers']} jobs at once; {versions}."
@@ -102,9 +114,15 @@ def describe_machine(manifest: dict) -> str:
 
 
 def random_returns() -> dict[str, float]:
-    """Mean return of the random policy in each environment where it was measured."""
-    with RANDOM_RETURNS.open(newline="") as file:
-        return {row["env_id"]: float(row["mean"]) for row in csv.DictReader(file)}
+    """Mean return of the random policy in each environment where it was measured.
+
+    Raises Damaged if they cannot be read.
+    """
+    rows = read_rows(RANDOM_RETURNS)
+    try:
+        return {row[0]: float(row[1]) for row in rows[1:]}
+    except (IndexError, ValueError) as error:
+        raise Damaged(f"{RANDOM_RETURNS}: {error}") from error
 
 
 def normalised_scores(
@@ -114,7 +132,10 @@ def normalised_scores(
 
     A score is 0 for the random policy and 1 for the best mean final return compared here.
     """
-    random = random_returns()
+    try:
+        random = random_returns()
+    except Damaged as error:
+        return {}, [f"{error}: there are no normalised scores"]
     scores = {}
     notes = []
     for env_id, groups in by_env.items():
@@ -134,6 +155,11 @@ def normalised_scores(
 
 
 # ---------------------------------------------------------------- files
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file. What is no text, as in a folder's name in a note, is escaped."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_results(path: Path, results: list[Result]) -> None:
@@ -161,7 +187,7 @@ def write_results(path: Path, results: list[Result]) -> None:
         row["steps/s"] = result.steps_per_second
         rows.append(row)
     longest = max(rows, key=len)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(longest))
         writer.writeheader()
         writer.writerows(rows)
@@ -169,7 +195,7 @@ def write_results(path: Path, results: list[Result]) -> None:
 
 def write_curves(path: Path, groups: list[Group]) -> None:
     """Write curves.csv: what the pictures show, a bin of a group a row."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         head = ["environment", "algorithm", "step", "seconds", "mean", "iqm", "low", "high"]
         writer.writerow(head)

@@ -155,11 +155,14 @@ def judge(group: Group, threshold: float, evaluation: float | None) -> Goal:
 
 
 def gymnasium_threshold(env_id: str) -> float | None:
-    """The return at which gymnasium calls the environment solved; None if it knows none."""
+    """The return at which gymnasium calls the environment solved; None if it knows none.
+
+    The environment's id may name a module, which is then imported.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):
             return gym.spec(env_id).reward_threshold
-    except gym.error.Error:
+    except Exception:  # gymnasium's, or an import's
         return None
 
 
@@ -224,7 +227,8 @@ def caveats(by_env: dict[str, list[Group]]) -> list[str]:
     commits = set()
     for groups in by_env.values():
         for group in groups:
-            commits |= {str(curve.manifest["commit"]) for curve in group.curves if curve.manifest}
+            manifests = [curve.manifest for curve in group.curves]
+            commits |= {str(m["commit"]) for m in manifests if "commit" in m}
     if len(commits) > 1:
         notes.append(f"the runs are of several commits: {', '.join(sorted(commits))}")
     return notes

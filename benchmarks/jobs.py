@@ -1,26 +1,76 @@
 """Jobs: how a suite lists them, what stands in their folders, and how one is started here."""
 
-import ctypes
+import contextlib
+import functools
 import json
 import os
 import re
+import reprlib
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import ROOT, BadInput
+import psutil
 
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+from . import ROOT, BadInput
+from .files import (
+    COUNT,
+    NAME,
+    NUMBER,
+    TABLE,
+    TEXT,
+    TRUTH,
+    WHOLE_NUMBER,
+    WORDS,
+    Damaged,
+    Kind,
+    check_table,
+    explain,
+    file_name,
+    read_table,
+    wrong_entry,
+)
+from .watchman import MARK, end_tree
+
+WINDOWS = sys.platform == "win32"
 SCRIPT_COMMAND = "python {script} --env-id {env_id} --seed {seed} --run-dir ."
-SUITE_KEYS = {"seeds", "cells"}
-CELL_KEYS = {"script", "command", "name", "env_id", "steps", "flags", "seeds", "threshold"}
+
+
+SEEDS = Kind("a text such as 1-5", (str, int))
+CELLS = Kind("a list", (list,))
+SCRIPT = Kind("the name of a .py file", (str,), lambda name: name.endswith(".py"))
+COMMAND = Kind("a command line", (str,), lambda command: command.strip() != "")
+SUITE_ENTRIES = {"seeds": SEEDS, "cells": CELLS}
+CELL_ENTRIES = {
+    "script": SCRIPT,
+    "command": COMMAND,
+    "name": NAME,
+    "env_id": NAME,
+    "steps": COUNT,
+    "flags": TEXT,
+    "seeds": SEEDS,
+    "threshold": NUMBER,
+}
+LONGEST_FILE_NAME = 255  # bytes
+MAX_SEEDS = 10_000  # of a cell: more are a slip of the pen
+MANIFEST_IDENTITY = {"env_id": NAME, "algorithm": NAME, "seed": WHOLE_NUMBER}
+MANIFEST_FACTS = {
+    "threshold": NUMBER,
+    "command": WORDS,
+    "commit": TEXT,
+    "versions": TABLE,
+    "machine": TABLE,
+    "workers": COUNT,
+    "start": TEXT,
+    "end": TEXT,
+}
 
 
 @dataclass(frozen=True)
@@ -38,29 +88,40 @@ class Job:
     dir: Path
 
     def manifest(self) -> dict:
-        """What manifest.json records of the job; empty if there is none."""
+        """What manifest.json records of the job; empty if there is none, or if it is damaged."""
         path = self.dir / "manifest.json"
         if not path.exists():
             return {}
-        return json.loads(path.read_text())
+        try:
+            return read_manifest(path)
+        except Damaged as error:
+            print(f"{error}: the job counts as not finished", file=sys.stderr)
+            return {}
 
     def finished(self) -> bool:
         """Whether this very command line has run to its end in the job's folder."""
         manifest = self.manifest()
-        return manifest.get("complete", False) and manifest["command"] == list(self.command)
+        return manifest.get("complete", False) and manifest.get("command") == list(self.command)
 
 
 # ---------------------------------------------------------------- suites
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`1-3,7` is [1, 2, 3, 7]. Raises BadInput for anything else."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise BadInput(f"seeds {text!r}: expected something like 1-5 or 1,3,7-9")
+def parse_seeds(text: str, where: str = "seeds") -> list[int]:
+    """`1-3,7` is [1, 2, 3, 7]. Raises BadInput for anything else. `where` is what it says of it."""
+    said = f"{where} {reprlib.repr(text)}"
+    if not re.fullmatch(r"\d{1,18}(-\d{1,18})?(,\d{1,18}(-\d{1,18})?)*", text):
+        raise BadInput(f"{said}: expected something like 1-5 or 1,3,7-9")
     seeds = []
     for part in text.split(","):
         ends = part.split("-")
-        seeds.extend(range(int(ends[0]), int(ends[-1]) + 1))
+        first = int(ends[0])
+        last = int(ends[-1])
+        if last < first:
+            raise BadInput(f"{said}: {last} comes before {first}")
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise BadInput(f"{said}: more than {MAX_SEEDS:,}")
+        seeds.extend(range(first, last + 1))
     return seeds
 
 
@@ -70,16 +131,20 @@ def read_suite(path: Path, seeds: str | None = None, suite_dir: Path = Path("run
     `seeds` replace the suite's and the cells'. Raises BadInput if the file is no suite.
     """
     try:
-        suite = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: {error}") from error
-    check_keys(suite, SUITE_KEYS, str(path))
+        suite = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: {explain(error)}") from error
+    check_entries(suite, SUITE_ENTRIES, str(path))
     jobs = {}
     for number, cell in enumerate(suite.get("cells", []), 1):
         where = f"{path}, cell {number}"
         check_cell(cell, where)
-        cell_seeds = seeds or cell.get("seeds") or suite.get("seeds", "")
-        for seed in parse_seeds(str(cell_seeds)):
+        if seeds is not None:
+            cell_seeds = parse_seeds(seeds, "--seeds")
+        else:
+            text = str(cell.get("seeds", suite.get("seeds", "")))
+            cell_seeds = parse_seeds(text, f"{where}: seeds")
+        for seed in cell_seeds:
             job = make_job(cell, seed, suite_dir, where)
             if job.dir in jobs:
                 raise BadInput(f"{where}: {job.dir.name} is there twice; set name")
@@ -89,16 +154,19 @@ def read_suite(path: Path, seeds: str | None = None, suite_dir: Path = Path("run
     return sorted(jobs.values(), key=lambda job: job.seed)
 
 
-def check_keys(table: dict, known: set[str], where: str) -> None:
-    """Raise BadInput if the table has a key that is not known."""
-    unknown = table.keys() - known
+def check_entries(table: dict, kinds: dict[str, Kind], where: str) -> None:
+    """Raise BadInput if the table has a key without a kind, or an entry that is not of its kind."""
+    wrong = wrong_entry(table, {}, kinds)
+    if wrong is not None:
+        raise BadInput(f"{where}: {wrong}")
+    unknown = table.keys() - kinds.keys()
     if unknown:
         raise BadInput(f"{where}: unknown key {', '.join(sorted(unknown))}")
 
 
 def check_cell(cell: dict, where: str) -> None:
     """Raise BadInput if the cell lacks what a job needs, or says it twice."""
-    check_keys(cell, CELL_KEYS, where)
+    check_entries(cell, CELL_ENTRIES, where)
     has_script = "script" in cell
     has_command = "command" in cell
     has_algorithm = has_script or "name" in cell
@@ -107,19 +175,33 @@ def check_cell(cell: dict, where: str) -> None:
 
 
 def make_job(cell: dict, seed: int, suite_dir: Path, where: str) -> Job:
-    """The job of a cell and a seed. Raises BadInput if the command asks for a key it has not."""
+    """The job of a cell and a seed.
+
+    Raises BadInput if the command is no command line, or asks for a key that the cell has not.
+    """
     template = cell.get("command") or SCRIPT_COMMAND
     if "script" in cell and "steps" in cell:
         template += " --total-timesteps {steps}"
+    command_line = f"{template} {cell.get('flags', '')}"
+    try:
+        words = shlex.split(command_line)
+    except ValueError as error:
+        raise BadInput(f"{where}: {command_line}: {explain(error)}") from error
     entries = {**cell, "seed": seed}
     command = []
-    for word in shlex.split(f"{template} {cell.get('flags', '')}"):
+    for word in words:
         try:
             command.append(word.format(**entries))
-        except (LookupError, ValueError) as error:
+        except KeyError as error:
             raise BadInput(f"{where}: {template}: {error} is no key of the cell") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BadInput(f"{where}: {word}: {explain(error)}") from error
+    if not command or any("\0" in word for word in command):
+        raise BadInput(f"{where}: {command_line!r} is no command line")
     algorithm = cell.get("name") or Path(cell["script"]).stem
-    folder = re.sub("[:/]", "-", f"{cell['env_id']}__{algorithm}__{seed}")
+    folder = file_name(f"{cell['env_id']}__{algorithm}__{seed}")
+    if len(folder.encode()) > LONGEST_FILE_NAME:
+        raise BadInput(f"{where}: env_id and name are too long for a folder's name")
     return Job(
         env_id=cell["env_id"],
         algorithm=algorithm,
@@ -138,6 +220,14 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def read_manifest(path: Path) -> dict:
+    """What a manifest.json records. Raises Damaged if that is not what the harness writes."""
+    manifest = read_table(path, {"complete": TRUTH}, MANIFEST_FACTS)
+    if manifest["complete"]:
+        check_table(manifest, MANIFEST_IDENTITY, {}, path)
+    return manifest
+
+
 def write_manifest(job: Job, entries: dict) -> None:
     """Write manifest.json: the entries and what identifies the job.
 
@@ -151,13 +241,14 @@ def write_manifest(job: Job, entries: dict) -> None:
         "command": job.command,
     }
     temporary = job.dir / "manifest.tmp"
-    temporary.write_text(json.dumps({**entries, **identity}, indent=2))
+    temporary.write_text(json.dumps({**entries, **identity}, indent=2), encoding="utf-8")
     os.replace(temporary, job.dir / "manifest.json")
 
 
 def begin_attempt(job: Job, attempt: int, facts: dict) -> None:
     """Clear away what an earlier attempt left, and record that a new one has begun."""
-    shutil.rmtree(job.dir, ignore_errors=True)
+    if job.dir.exists():
+        shutil.rmtree(job.dir)
     job.dir.mkdir(parents=True)
     entries = {**facts, "complete": False, "attempts": attempt, "start": utc_now()}
     write_manifest(job, entries)
@@ -196,29 +287,77 @@ def resolve(command: tuple[str, ...]) -> list[str]:
     return words
 
 
-def start_process(job: Job) -> subprocess.Popen:
+class LocalProcess(subprocess.Popen):
+    """A job's process on this machine."""
+
+    def terminate(self) -> None:
+        """Ask the job to end in good order. Windows cannot ask: there it is killed."""
+        if WINDOWS:
+            self.kill()
+        else:
+            super().terminate()
+
+    def kill(self) -> None:
+        """End the job, and the processes that it has started."""
+        if self.poll() is None:
+            end_tree(psutil.Process(self.pid))
+
+
+def apart_from_ctrl_c() -> dict:
+    """What Popen needs so that Ctrl-C reaches the harness alone, which passes it on."""
+    if WINDOWS:
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"process_group": 0}
+
+
+@contextlib.contextmanager
+def local_processes() -> Iterator[Callable[[Job], LocalProcess]]:
+    """Gives the function that starts a job on this machine.
+
+    A watchman ends the jobs if this process dies before the block has ended.
+    """
+    command = [sys.executable, "-m", "benchmarks.watchman"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        **apart_from_ctrl_c(),
+    ) as watchman:
+        yield functools.partial(start_process, watchman)
+
+
+def tell(watchman: subprocess.Popen, message: str) -> None:
+    """Write a line to the watchman. If somebody has killed it, the jobs go on without."""
+    with contextlib.suppress(OSError):
+        watchman.stdin.write(f"{message}\n".encode())
+
+
+def start_process(watchman: subprocess.Popen, job: Job) -> LocalProcess:
     """Start a job on this machine, in its own folder. Its output goes to log.txt there."""
-    harness = os.getpid()
-
-    def die_with_the_harness() -> None:
-        if sys.platform == "linux":
-            # The kernel kills the job when the thread that started it, the main one, has died.
-            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != harness:  # the harness died before that call
-            os._exit(1)
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (job.dir / "log.txt").open("w") as log:
-        return subprocess.Popen(
-            resolve(job.command),
+    command = resolve(job.command)
+    mark = uuid.uuid4().hex
+    environment = {
+        "PYTHONIOENCODING": "utf-8",  # so that a job on Windows can print what it likes
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        MARK: mark,
+    }
+    tell(watchman, f"start {mark}")
+    with (job.dir / "log.txt").open("w", encoding="utf-8") as log:
+        process = LocalProcess(
+            command,
             cwd=job.dir,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            process_group=0,  # Ctrl-C reaches the harness alone, which passes it on
-            preexec_fn=die_with_the_harness,
+            **apart_from_ctrl_c(),
         )
+    tell(watchman, f"pid {process.pid}")
+    return process
 
 
 def stop_processes(processes: list[subprocess.Popen]) -> None:

@@ -30,6 +30,7 @@ from .groups import Group
 from .plots import AXES, algorithm_colours, axis_limits, shared_threshold
 from .report import EXPLANATION, Report
 
+JOB_ENTRIES = {"command", "start", "end"}  # of a manifest
 # What is shown of a curve under the pointer: $name is its algorithm, @ a column of its data.
 TOOLTIP_HEAD = '<b style="color: {colour}">$name</b><br>IQM <b>@iqm{{0,0.00}}</b>'
 TOOLTIP_INTERVAL = ", 95 % interval @low{0,0.00} to @high{0,0.00}"
@@ -228,7 +229,7 @@ def html_report(report: Report) -> str:
         models += make_panels(env_groups, styles, report.ylabel)
     manifests = []
     for group in groups:
-        manifests += [curve.manifest for curve in group.curves if curve.manifest]
+        manifests += [c.manifest for c in group.curves if JOB_ENTRIES <= c.manifest.keys()]
     tables = {
         "finals": html_table("finals", report.finals),
         "results": html_table("results", report.results),

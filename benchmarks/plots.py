@@ -2,12 +2,13 @@
 
 import itertools
 import math
-import re
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+
+from .files import file_name
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 # Grey is in place of their yellow, which is too pale for a line.
@@ -132,14 +133,15 @@ def draw_legend(figure: Figure) -> None:
 
 
 def picture_name(env_id: str) -> str:
-    return re.sub("[:/]", "-", env_id) + ".png"
+    return f"{file_name(env_id)}.png"
 
 
 def draw_pictures(by_env: dict[str, list], ylabel: str, out: Path) -> None:
     """Write a picture an environment, by steps and by wall-clock, and an overview of them all."""
     all_groups = [group for groups in by_env.values() for group in groups]
     colours = algorithm_colours(all_groups)
-    with matplotlib.rc_context(FONT):
+    names_are_no_formulas = {"text.parse_math": False}
+    with matplotlib.rc_context({**FONT, **names_are_no_formulas}):
         for env_id, groups in by_env.items():
             figure = draw_environment(env_id, groups, colours, ylabel)
             figure.savefig(out / picture_name(env_id))

@@ -4,20 +4,38 @@ The folders are those of our scripts, of CleanRL and of Stable-Baselines3.
 """
 
 import csv
-import json
+import functools
 import re
 import struct
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from . import BadInput
+from .files import (
+    LARGEST,
+    NAME,
+    NUMBER_OR_NULL,
+    TABLE,
+    WHOLE_NUMBER,
+    Damaged,
+    check_table,
+    explain,
+    printable,
+    read_table,
+)
+from .jobs import read_manifest
 
 OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
 RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
+SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
+CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
 
 
@@ -36,6 +54,12 @@ class Scalars:
         """The points that were logged before a step."""
         earlier = self.step < step
         return Scalars(self.step[earlier], self.value[earlier], self.seconds[earlier])
+
+    def finite(self) -> "Scalars":
+        """The points without those that are not a number, infinite, or nearly so."""
+        columns = np.stack([self.step, self.value, self.seconds])
+        good = (np.abs(columns) <= LARGEST).all(axis=0)
+        return Scalars(self.step[good], self.value[good], self.seconds[good])
 
     def followed_by(self, later: "Scalars") -> "Scalars":
         """These points, then those of a run that was resumed and counts its seconds anew."""
@@ -92,15 +116,21 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
 
     An events file is a sequence of records: length (8 bytes), its checksum (4), an Event, its
     checksum (4). Only records that contain a tag are parsed. A last record that was cut short by
-    a kill is left out.
+    a kill is left out. Raises Damaged if a checksum is wrong.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path}: {explain(error)}") from error
     any_tag = re.compile(b"|".join(re.escape(tag.encode()) for tag in tags))
     opened = None
     points = []
     start = 0
     while start + 12 <= len(data):
-        [length] = struct.unpack_from("<Q", data, start)
+        record = f"{path}: the record at byte {start:,}"
+        length, checksum = struct.unpack_from("<QL", data, start)
+        if checksum != length_checksum(length):
+            raise Damaged(f"{record} is damaged")
         event_start = start + 12
         event_end = event_start + length
         start = event_end + 4
@@ -108,7 +138,14 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
             break
         if opened is not None and not any_tag.search(data, event_start, event_end):
             continue
-        event = Event.FromString(data[event_start:event_end])
+        content = data[event_start:event_end]
+        [checksum] = struct.unpack_from("<L", data, event_end)
+        if checksum != masked_crc32c(content):
+            raise Damaged(f"{record} is damaged")
+        try:
+            event = Event.FromString(content)
+        except DecodeError as error:
+            raise Damaged(f"{record} is no event") from error
         if opened is None:
             opened = event.wall_time
         for value in event.summary.value:
@@ -118,11 +155,17 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
     return Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
 
 
+@functools.cache
+def length_checksum(length: int) -> int:
+    """The checksum of a record's length. Most records of a file have one of a few lengths."""
+    return masked_crc32c(struct.pack("<Q", length))
+
+
 def read_folder(folder: Path, tags: tuple[str, ...]) -> Scalars:
     """The scalars of all events files of a folder; seconds since the run began.
 
     Each file after the first goes on where a resumed run took up. What the files before it logged
-    after that step was done again, and is left out.
+    after that step was done again, and is left out. Raises Damaged if a file is damaged.
     """
     nothing = np.empty(0)
     joined = Scalars(nothing, nothing, nothing)
@@ -134,12 +177,16 @@ def read_folder(folder: Path, tags: tuple[str, ...]) -> Scalars:
 
 
 def identify(folder: Path, manifest: dict) -> Identity | None:
-    """Environment, algorithm and seed of a TensorBoard folder; None if nothing tells them."""
+    """Environment, algorithm and seed of a TensorBoard folder; None if nothing tells them.
+
+    Raises Damaged if its config.json does not.
+    """
     if manifest:
         return Identity(manifest["env_id"], manifest["algorithm"], manifest["seed"])
     config = folder / "config.json"
     if config.exists():
-        args = json.loads(config.read_text())["args"]
+        args = read_table(config, {"args": TABLE}, {})["args"]
+        check_table(args, CONFIG_IDENTITY, {}, config)
         return Identity(args["env_id"], args["exp_name"], args["seed"])
     cleanrl = re.fullmatch(r"(.+?)__(.+)__(\d+)__\d+", folder.name)  # env__exp__seed__time
     if cleanrl:
@@ -158,8 +205,19 @@ def closest_manifest(folder: Path, manifests: dict[Path, dict]) -> dict:
     return {}
 
 
+def check_points(scalars: Scalars, path: Path) -> None:
+    """Raise Damaged if the points are not such as a run logs."""
+    if scalars.finite().step.size < scalars.step.size:
+        raise Damaged(f"{path}: not all of its points are numbers within ±1e30")
+    if scalars.step[0] < 0 or scalars.step[-1] == 0 or (np.diff(scalars.step) < 0).any():
+        raise Damaged(f"{path}: its steps do not go up from 0")
+
+
 def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
-    """The curve of a TensorBoard folder, or a note on why there is none."""
+    """The curve of a TensorBoard folder, or a note on why there is none.
+
+    Raises Damaged if a file is damaged.
+    """
     tags = RETURN_TAGS if metric is None else (metric,)
     summary = folder / "summary.json"
     if (folder / "config.json").exists() and not summary.exists():
@@ -168,14 +226,17 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
     if identity is None:
         return f"{folder}: its name does not tell what it is: left out"
     scalars = read_folder(folder, tags)
+    if not is_return(metric):
+        scalars = scalars.finite()  # not every loss is known from the beginning
     if not scalars.step.size:
         return f"{folder}: no {' or '.join(tags)} in its log: left out"
+    check_points(scalars, folder)
     evaluation = None
     if summary.exists() and is_return(metric):
-        evaluation = json.loads(summary.read_text())["eval_return_mean"]
+        evaluation = read_table(summary, SUMMARY_FIGURES, {})["eval_return_mean"]
     return Curve(
-        env_id=identity.env_id,
-        algorithm=identity.algorithm,
+        env_id=printable(identity.env_id),
+        algorithm=printable(identity.algorithm),
         seed=identity.seed,
         step=scalars.step,
         value=scalars.value,
@@ -189,37 +250,56 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
 # ---------------------------------------------------------------- reference CSVs
 
 
-def is_reference(path: Path) -> bool:
-    """Whether a CSV file is one that `read_reference` reads."""
-    return path.read_text().startswith(",".join(CSV_COLUMNS) + "\n")
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV file. Raises Damaged if it is none."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise Damaged(f"{path}: {explain(error)}") from error
 
 
 def read_reference(path: Path) -> list[Curve]:
     """The curves of a reference file `<source>-<algorithm>-<env>.csv`.
 
-    Its columns are run (env__algorithm__seed), step, episodic_return and seconds.
+    Its columns are run (env__algorithm__seed), step, episodic_return and seconds. A CSV file whose
+    first column is another is something else, and has no curves. Raises Damaged.
     """
+    rows = read_rows(path)
+    if not rows or rows[0][:1] != CSV_COLUMNS[:1]:
+        return []
+    if rows[0] != CSV_COLUMNS:
+        raise Damaged(f"{path}: its columns are not {', '.join(CSV_COLUMNS)}")
     runs = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            point = (float(row["step"]), float(row["episodic_return"]), float(row["seconds"]))
-            runs.setdefault(row["run"], []).append(point)
-    curves = []
-    for run_name, points in runs.items():
-        env_id, _, seed = run_name.split("__")
-        columns = np.array(sorted(points))
-        curve = Curve(
-            env_id=env_id,
-            algorithm=path.stem.removesuffix(f"-{env_id}"),
-            seed=int(seed),
-            step=columns[:, 0],
-            value=columns[:, 1],
-            seconds=columns[:, 2],
-            path=path,
-            reference=True,
-        )
-        curves.append(curve)
-    return curves
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            [run_name, step, episodic_return, seconds] = row
+            point = (float(step), float(episodic_return), float(seconds))
+        except ValueError as error:
+            raise Damaged(f"{path}, row {number}: {','.join(row)!r}") from error
+        runs.setdefault(run_name, []).append(point)
+    return [reference_curve(path, run_name, points) for run_name, points in runs.items()]
+
+
+def reference_curve(path: Path, run_name: str, points: list[tuple]) -> Curve:
+    """The curve of a run of a reference file. Raises Damaged."""
+    named = re.fullmatch(r"(.+)__(.+)__(\d{1,18})", run_name)
+    if named is None or not NAME.holds(named[1]):
+        raise Damaged(f"{path}: the run {run_name!r} is not called <env>__<algorithm>__<seed>")
+    columns = np.array(sorted(points))
+    scalars = Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
+    check_points(scalars, path)
+    env_id = named[1]
+    return Curve(
+        env_id=env_id,
+        algorithm=printable(path.stem.removesuffix(f"-{env_id}")),
+        seed=int(named[3]),
+        step=scalars.step,
+        value=scalars.value,
+        seconds=scalars.seconds,
+        path=path,
+        reference=True,
+    )
 
 
 # ---------------------------------------------------------------- everything under some paths
@@ -233,6 +313,14 @@ class Collection:
         self.curves: dict[tuple[Path, Identity], Curve] = {}
         """by the path that a curve was found under, and what it is"""
         self.notes: list[str] = []
+        self.damaged: list[str] = []
+        """those of the notes that are on damaged files"""
+
+    def leave_out(self, error: Damaged) -> None:
+        """Note that a file is damaged."""
+        note = f"{error}: left out"
+        self.notes.append(note)
+        self.damaged.append(note)
 
     def add_path(self, path: Path) -> None:
         """Add all runs under a path. Raises BadInput if it does not exist."""
@@ -246,9 +334,13 @@ class Collection:
         """Add the TensorBoard folders under a path."""
         manifests = {}
         for file in sorted(path.rglob("manifest.json")):
-            manifest = json.loads(file.read_text())
-            manifests[file.parent] = manifest
-            if not manifest["complete"]:
+            try:
+                manifests[file.parent] = read_manifest(file)
+            except Damaged as error:
+                manifests[file.parent] = {"complete": False}  # nobody knows
+                self.leave_out(error)
+                continue
+            if not manifests[file.parent]["complete"]:
                 self.notes.append(f"{file.parent} failed or is unfinished: left out")
         folders = set()
         for file in path.rglob("events.out.tfevents.*"):
@@ -256,8 +348,12 @@ class Collection:
                 folders.add(file.parent)
         for folder in sorted(folders):
             manifest = closest_manifest(folder, manifests)
-            if manifest.get("complete", True):
+            if not manifest.get("complete", True):
+                continue
+            try:
                 self.add_run(path, read_run(folder, manifest, self.metric))
+            except Damaged as error:
+                self.leave_out(error)
 
     def add_run(self, path: Path, found: Curve | str) -> None:
         """Add a curve, or the note that is in its place."""
@@ -275,10 +371,16 @@ class Collection:
         """Add the reference CSVs under a path, or the path itself if it is a file."""
         files = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
         for file in files:
-            if is_reference(file):
-                for curve in read_reference(file):
-                    identity = Identity(curve.env_id, curve.algorithm, curve.seed)
-                    self.curves[path, identity] = curve
+            try:
+                curves = read_reference(file)
+                if file == path and not curves:
+                    raise Damaged(f"{file}: not a reference CSV")
+            except Damaged as error:
+                self.leave_out(error)
+                continue
+            for curve in curves:
+                identity = Identity(curve.env_id, curve.algorithm, curve.seed)
+                self.curves[path, identity] = curve
 
     def tell_apart(self) -> None:
         """Add the path's name to the algorithms that were found under several of the paths.
@@ -295,14 +397,15 @@ class Collection:
                 ambiguous.add(algorithm)
         for (path, identity), curve in self.curves.items():
             if identity.algorithm in ambiguous:
-                curve.algorithm += f" ({path.resolve().name})"
+                curve.algorithm += f" ({printable(path.resolve().name)})"
 
 
 def read_curves(paths: tuple[Path, ...], metric: str | None) -> tuple[list[Curve], list[str]]:
     """All curves found under the paths, and a note on each run that is left out.
 
-    `metric` is a TensorBoard tag, None the return of the training episodes. Raises BadInput if a
-    path does not exist, or if there is no curve.
+    A damaged file costs what is in it alone, and gets a line on stderr, too. `metric` is a
+    TensorBoard tag, None the return of the training episodes. Raises BadInput if a path does not
+    exist, or if there is no curve.
     """
     collection = Collection(metric)
     for path in paths:
@@ -310,6 +413,9 @@ def read_curves(paths: tuple[Path, ...], metric: str | None) -> tuple[list[Curve
     if not collection.curves:
         where = ", ".join(str(path) for path in paths)
         which = f" with {metric}" if metric else ""
-        raise BadInput(f"no finished runs in {where}{which}")
+        nothing = f"no finished runs in {where}{which}"
+        raise BadInput("; ".join([nothing, *collection.damaged]))
+    for note in collection.damaged:
+        print(note, file=sys.stderr)
     collection.tell_apart()
     return list(collection.curves.values()), collection.notes

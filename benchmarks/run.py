@@ -2,27 +2,28 @@
 
 import collections
 import contextlib
-import fcntl
 import fnmatch
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from . import BadInput, provenance
+from .files import check_folder, explain
 from .jobs import (
     Job,
     begin_attempt,
     end_attempt,
+    local_processes,
     read_suite,
     resolve,
-    start_process,
     stop_processes,
     write_manifest,
 )
@@ -31,6 +32,7 @@ from .options import RunOptions
 BAR_LAYOUT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
 POLL_SECONDS = 0.05
 LOG_LINES = 10  # of a failed job's log that are shown
+CANNOT_RUN = 126  # the exit status that a shell has for a program that the system cannot run
 
 
 class Execution:
@@ -73,24 +75,31 @@ class Execution:
             job = self.waiting.popleft()
             self.attempts[job] += 1
             begin_attempt(job, self.attempts[job], self.facts)
-            self.running[job] = self.start_job(job)
+            try:
+                self.running[job] = self.start_job(job)
+            except OSError as error:  # the system cannot run this program
+                (job.dir / "log.txt").write_text(explain(error), encoding="utf-8")
+                self.record_end(job, CANNOT_RUN)
 
     def collect_ended(self) -> None:
         """Record the jobs that have ended since the last look."""
         for job, process in list(self.running.items()):
-            if process.poll() is None:
-                continue
-            del self.running[job]
-            complete = end_attempt(job, process.returncode)
-            if not complete and self.attempts[job] == 1:
-                self.waiting.appendleft(job)
-                continue
-            if complete:
-                self.done += 1
-            else:
-                self.failed += 1
-                self.bar.write(failure(job, process.returncode), file=sys.stderr)
-            self.bar.update()
+            if process.poll() is not None:
+                del self.running[job]
+                self.record_end(job, process.returncode)
+
+    def record_end(self, job: Job, exit_status: int) -> None:
+        """Record how an attempt has ended. A first one that failed is tried once more."""
+        complete = end_attempt(job, exit_status)
+        if not complete and self.attempts[job] == 1:
+            self.waiting.appendleft(job)
+            return
+        if complete:
+            self.done += 1
+        else:
+            self.failed += 1
+            self.bar.write(failure(job, exit_status), file=sys.stderr)
+        self.bar.update()
 
     def show_progress(self) -> None:
         counts = f"{self.done} done, {self.failed} failed, {len(self.running)} under way"
@@ -101,7 +110,10 @@ def failure(job: Job, exit_status: int) -> str:
     """Why a job has failed, and the end of its log."""
     reason = f"exit status {exit_status}" if exit_status else "no summary.json"
     log = job.dir / "log.txt"
-    last_lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    try:
+        last_lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    except OSError as error:
+        last_lines = [explain(error)]
     head = f"{job.dir.name} failed twice, {reason}; the end of {log}:"
     return "\n    ".join([head, *last_lines])
 
@@ -112,7 +124,7 @@ def back_end(options: RunOptions, suite_dir: Path) -> contextlib.AbstractContext
     Raises BadInput if Ray is not installed.
     """
     if options.backend == "local":
-        return contextlib.nullcontext(start_process)
+        return local_processes()
     try:
         from . import cluster
     except ModuleNotFoundError as error:
@@ -133,36 +145,47 @@ def check_options(options: RunOptions) -> None:
 def select_jobs(options: RunOptions, suite_dir: Path) -> list[Job]:
     """The suite's jobs whose names match --only.
 
-    Raises BadInput if there are none, or if a script or program does not exist.
+    Raises BadInput if there are none, if a script or program does not exist, or if a job's folder
+    cannot be written.
     """
     pattern = f"*{options.only or ''}*"
     jobs = []
     for job in read_suite(options.suite, options.seeds, suite_dir):
         if fnmatch.fnmatch(job.dir.name, pattern):
             resolve(job.command)
+            check_folder(job.dir, "--runs-dir")
             jobs.append(job)
     if not jobs:
         raise BadInput(f"--only {options.only}: no such job in {options.suite}")
     return jobs
 
 
-def lock(suite_dir: Path):
-    """Lock the suite's folder for as long as the returned file is open.
+@contextlib.contextmanager
+def locked(suite_dir: Path) -> Iterator[None]:
+    """Lock the suite's folder for as long as the block runs. Raises BadInput if it is locked.
 
-    Raises BadInput if another harness holds the lock.
+    The lock is SQLite's on an empty database. Every system has that one, and releases it when the
+    process ends, however that happens.
     """
-    file = (suite_dir / ".lock").open("w")
+    path = suite_dir / "lock"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BadInput(f"{suite_dir}: another harness is at work in it") from error
-    return file
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    except sqlite3.Error as error:
+        raise BadInput(f"{path}: {explain(error)}") from error
+    with contextlib.closing(connection):
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise BadInput(f"{suite_dir}: another harness is at work in it") from error
+            raise BadInput(f"{path}: {explain(error)}") from error
+        yield
 
 
 def update_threshold(job: Job) -> None:
     """Write the suite's threshold to a finished job's manifest: it can change without a new run."""
     manifest = job.manifest()
-    if manifest["threshold"] != job.threshold:
+    if manifest.get("threshold") != job.threshold:
         write_manifest(job, manifest)
 
 
@@ -182,7 +205,7 @@ def run_suite(options: RunOptions) -> int:
         return 0
 
     suite_dir.mkdir(parents=True, exist_ok=True)
-    with lock(suite_dir):
+    with locked(suite_dir):
         unfinished = []
         for job in jobs:
             if job.finished():

@@ -8,7 +8,6 @@ import importlib.util
 import io
 import json
 import os
-import re
 import signal
 import statistics
 import sys
@@ -19,9 +18,11 @@ from pathlib import Path
 from types import ModuleType
 
 from . import ROOT, BadInput, provenance
+from .files import check_folder, explain, file_name
 from .options import SpeedOptions
 
 COLUMNS = ("environment", "rollout", "updates", "training", "training / environment")
+MEASURED_PARTS = ("Args", "Run", "Adam", "make_envs", "train")  # that every script has
 COLLECTORS = ("Collector", "EpisodeCollector")  # what the scripts' `collect` is a method of
 ENVIRONMENT_SECONDS = 0.5  # that the environment alone is timed for
 DEFAULT_STEPS = 20_000  # of a training, if nothing else is asked for
@@ -34,12 +35,18 @@ def import_script(name: str) -> ModuleType:
     Raises BadInput if there is no such script.
     """
     path = ROOT / f"{Path(name).stem}.py"
-    if not path.exists():
+    if not path.is_file():
         raise BadInput(f"no script {path.name}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # where a dataclass looks its module up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever is wrong with it
+        raise BadInput(f"{path.name}: {type(error).__name__}: {explain(error)}") from error
+    missing = [part for part in MEASURED_PARTS if not hasattr(module, part)]
+    if missing:
+        raise BadInput(f"{path.name} is not a script of ours: it has no {missing[0]}")
     return module
 
 
@@ -157,7 +164,7 @@ def training_speed(module: ModuleType, env_id: str, steps: int) -> dict[str, flo
     """
     clock = Clock(module)
     printed = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run_dir = str(Path(folder, "run"))
         args = module.Args(env_id=env_id, total_timesteps=steps, eval_episodes=1, run_dir=run_dir)
         try:
@@ -212,11 +219,20 @@ def measure_scripts(options: SpeedOptions) -> int:
     """
     if options.repeats < 1:
         raise BadInput(f"--repeats must be at least 1, not {options.repeats}")
+    out = options.out
+    if out is None:
+        out = Path(f"benchmarks/runs/speed-{file_name(options.env_id)}.json")
+    if out.is_dir():
+        raise BadInput(f"--out {out}: is a folder, not a file")
+    check_folder(out.parent, "--out: its folder")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     names = options.scripts or sorted(path.stem for path in ROOT.glob("*.py"))
     steps = {}
     for name in names:  # an unknown script is refused before anything is measured
-        steps[name] = options.total_timesteps or default_steps(import_script(name))
+        module = import_script(name)
+        steps[name] = options.total_timesteps
+        if options.total_timesteps is None:
+            steps[name] = default_steps(module)
     print(f"{options.env_id}, per second, median of {options.repeats}\n")
     print(f"| script | {' | '.join(COLUMNS)} |")
     print("| --- " + "| ---: " * len(COLUMNS) + "|")
@@ -237,12 +253,8 @@ def measure_scripts(options: SpeedOptions) -> int:
     refused = [name for name in names if not results[name]["median"]]
     if len(refused) == len(names):
         return 2
-    out = options.out
-    if out is None:
-        env_name = re.sub("[:/]", "-", options.env_id)
-        out = Path(f"benchmarks/runs/speed-{env_name}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     report = {"env_id": options.env_id, "scripts": results, **provenance()}
-    out.write_text(json.dumps(report, indent=2))
+    out.write_text(json.dumps(report, indent=2), encoding="utf-8")
     print(f"\n{out}")
     return 1 if refused else 0

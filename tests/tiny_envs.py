@@ -168,6 +168,110 @@ class Broken(Identity):
         return obs, reward, terminated, truncated, info
 
 
+class Scaled(Identity):
+    """Its observation is offset + scale · answer, feature by feature."""
+
+    def __init__(self, action_space, scale, offset):
+        super().__init__(action_space, Box(-np.inf, np.inf, action_space.shape))
+        self.scale = np.array(scale)
+        self.offset = np.array(offset)
+
+    def _obs(self):
+        return (self.offset + self.scale * super()._obs()).astype(np.float32)
+
+
+class Strict(Identity):
+    """It takes no action that is not of its space."""
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action)
+
+
+class OwnVector(gym.vector.VectorEnv):
+    """A vector environment of its own, which tells how it resets, or does not.
+
+    With `reuse` it hands out the very same arrays at every step, else a copy of each. Its episodes
+    end long before `max_episode_steps`.
+    """
+
+    def __init__(
+        self,
+        num_envs,
+        env_class,
+        action_space,
+        reuse=True,
+        autoreset_mode=None,
+        max_episode_steps=None,
+    ):
+        self.metadata = {"autoreset_mode": autoreset_mode} if autoreset_mode else {}
+        self.num_envs = num_envs
+        self.inner = gym.vector.SyncVectorEnv([partial(env_class, action_space)] * num_envs)
+        self.single_observation_space = self.inner.single_observation_space
+        self.single_action_space = self.inner.single_action_space
+        self.observation_space = self.inner.observation_space
+        self.action_space = self.inner.action_space
+        self.reuse = reuse
+        self.arrays = []
+
+    def hand_out(self, arrays):
+        """The arrays themselves at first; then what they hold, in those that were given first."""
+        if not self.reuse:
+            return [array.copy() for array in arrays]
+        for i, array in enumerate(arrays):
+            if i == len(self.arrays):
+                self.arrays.append(array.copy())
+            self.arrays[i][...] = array
+        return self.arrays[: len(arrays)]
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = self.inner.reset(seed=seed)
+        [obs] = self.hand_out([obs])
+        return obs, info
+
+    def step(self, actions):
+        *arrays, info = self.inner.step(actions)
+        return *self.hand_out(arrays), info
+
+
+class Endless(gym.Env):
+    """Its episodes never end, and it has no time limit. Each step is worth 1."""
+
+    observation_space = Box(-1, 1, (2,))
+    action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(2, dtype=np.float32), {}
+
+    def step(self, action):
+        return np.ones(2, dtype=np.float32), 1.0, False, False, {}
+
+
+class Filmed(Clock):
+    """Its pictures are black."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((64, 64, 3), dtype=np.uint8)
+
+
+class NoDisplay(Filmed):
+    """It cannot be filmed here, like MuJoCo where there is no display."""
+
+    def render(self):
+        raise RuntimeError("no display")
+
+
+def one_of_its_environments(env_class, action_space, **_):
+    """What gymnasium makes where one environment is asked for, not a vector."""
+    return env_class(action_space)
+
+
 BOX = Box(np.array([-2.0, 0.0], dtype=np.float32), np.array([2.0, 0.5], dtype=np.float32))
 gym.register("Timetable-v0", Timetable)
 gym.register("OneStep-v0", Timetable, kwargs={"ends": ((1, "both"),)})
@@ -182,3 +286,29 @@ gym.register("Broken-v0", Broken, kwargs={"after": 100, "action_space": Discrete
 gym.register("BrokenBox-v0", Broken, kwargs={"after": 100, "action_space": Box(-1, 1, (2,))})
 gym.register("ManyActions-v0", Identity, kwargs={"action_space": gym.spaces.MultiBinary(3)})
 gym.register("Unbounded-v0", Identity, kwargs={"action_space": Box(-np.inf, np.inf, (1,))})
+
+# One feature varies, the other hardly; both have a deviation of 2e-4.
+FAINT = {"scale": [1.0, 5e-5], "offset": [0.0, 0.3]}
+SMALL = {"scale": [2e-4 * 3**0.5] * 2, "offset": [0.0, 0.0]}
+gym.register("Faint-v0", Scaled, kwargs={"action_space": BOX, **FAINT})
+gym.register("Small-v0", Scaled, kwargs={"action_space": BOX, **SMALL})
+LOPSIDED = Box(-1.4, 0.3, (1,))  # whose upper bound is missed by rounding
+gym.register("Strict-v0", Strict, kwargs={"action_space": LOPSIDED})
+gym.register("WholeNumbers-v0", Identity, kwargs={"action_space": Box(-2, 2, (1,), np.int64)})
+MODES = gym.vector.AutoresetMode
+for name, mode, reuse in (
+    ("SameArrays", MODES.NEXT_STEP, True),
+    ("FreshArrays", MODES.NEXT_STEP, False),
+    ("SameStep", MODES.SAME_STEP, False),
+    ("NoAutoreset", MODES.DISABLED, False),
+    ("Undeclared", None, False),
+):
+    ragged = {"env_class": Ragged, "action_space": BOX}
+    flags = {**ragged, "reuse": reuse, "autoreset_mode": mode}
+    makers = {"entry_point": one_of_its_environments, "vector_entry_point": OwnVector}
+    gym.register(f"{name}-v0", **makers, max_episode_steps=1000, kwargs=flags)
+no_limit = {"env_class": Ragged, "action_space": BOX, "autoreset_mode": MODES.NEXT_STEP}
+gym.register("NoLimit-v0", vector_entry_point=OwnVector, kwargs=no_limit)
+gym.register("Endless-v0", Endless)
+gym.register("Filmed-v0", Filmed)
+gym.register("NoDisplay-v0", NoDisplay)

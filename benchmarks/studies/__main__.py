@@ -10,7 +10,8 @@ import matplotlib
 import tyro
 
 from .. import ROOT, BadInput
-from ..command_line import parse
+from ..command_line import parse, report_errors
+from ..files import check_folder
 from ..jobs import read_suite
 from ..options import RunOptions
 from ..plots import FONT
@@ -66,7 +67,7 @@ def write_study(claim: str, suite_dir: Path, out: Path) -> None:
     with matplotlib.rc_context(FONT):
         figure, text = module.study(suite_dir)
         figure.savefig(picture)
-    tables.write_text(text)
+    tables.write_text(text, encoding="utf-8")
     seconds = time.perf_counter() - start
     print(f"{text}\n{claim}: {seconds:.0f} s; {picture}, {tables}")
 
@@ -77,6 +78,8 @@ def run_studies(options: StudyOptions) -> int:
     if unknown:
         names = ", ".join(sorted(unknown))
         raise BadInput(f"no claim {names}: there are {', '.join(STUDIES)}")
+    check_folder(options.runs_dir, "--runs-dir")
+    check_folder(options.out, "--out")
     options.out.mkdir(parents=True, exist_ok=True)
     for claim in options.claims:
         status = run_missing_jobs(claim, options.runs_dir)
@@ -88,11 +91,7 @@ def run_studies(options: StudyOptions) -> int:
 
 def main() -> int:
     options = parse(StudyOptions, "python -m benchmarks.studies")
-    try:
-        return run_studies(options)
-    except BadInput as error:
-        print(f"benchmarks.studies: {error}", file=sys.stderr)
-        return 2
+    return report_errors(lambda: run_studies(options), "benchmarks.studies")
 
 
 if __name__ == "__main__":

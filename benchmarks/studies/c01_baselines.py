@@ -56,6 +56,7 @@ class LectureRun:
     seconds: int
 
 
+FIGURES = ("solved_at_step", "episodes", "wall_s")  # of a run's summary
 LECTURE_RUNS = {  # L1
     "plain": LectureRun(800_000, 10_000, 420),
     "mean-baseline": LectureRun(160_000, 800, 80),
@@ -189,7 +190,9 @@ def lecture_row(name: str) -> list[str]:
 
 
 def study(runs: Path) -> tuple[Figure, str]:
-    cells = {name: read_cell(runs, "CartPole-v1", f"c1-{name}") for name in WEIGHTS}
+    cells = {}
+    for name in WEIGHTS:
+        cells[name] = read_cell(runs, "CartPole-v1", f"c1-{name}", *FIGURES)
     steps = {name: solved_at(cell) for name, cell in cells.items()}
     head = ["", "weight of a step", "solved", "95 % interval", "steps", "episodes", "seconds"]
     rows = [[*head, "fewer steps than plain"]]

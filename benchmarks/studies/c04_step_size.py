@@ -19,7 +19,6 @@ from matplotlib.ticker import StrMethodFormatter
 import ppo_clip
 import ppo_kl
 
-from ..readers import read_folder
 from ..stats import WINDOW
 from ..tables import markdown_table
 from .common import (
@@ -31,6 +30,7 @@ from .common import (
     final_returns,
     mean_with_interval,
     read_cell,
+    read_course,
     short_training,
     stack_error_bars,
     with_interval,
@@ -242,7 +242,7 @@ def overshoots(run: FinishedRun, method: str, limit: float) -> float:
     ppo_kl.py logs the KL at the end of the update. ppo_clip.py logs an estimate, averaged over the
     update's minibatches.
     """
-    kl = read_folder(run.dir, (KL_TAGS[method],)).value
+    kl = read_course(run, KL_TAGS[method])
     return float((kl > limit).mean())
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..plots import draw_legend
-from ..readers import read_folder
 from ..stats import bootstrap_interval, probability_of_improvement
 from ..tables import markdown_table
 from .common import (
@@ -23,6 +22,7 @@ from .common import (
     final_returns,
     mean_with_interval,
     read_cell,
+    read_course,
     with_interval,
 )
 
@@ -49,7 +49,7 @@ def read_penalty_runs(runs: Path, env_id: str, beta: float) -> PenaltyRuns:
 
 def beta_course(run: FinishedRun) -> np.ndarray:
     """β of each update of a run of ppo_kl.py, (updates,)."""
-    return read_folder(run.dir, ("losses/kl_coef",)).value
+    return read_course(run, "losses/kl_coef")
 
 
 def updates_to_meet(beta: np.ndarray, other: np.ndarray) -> float:

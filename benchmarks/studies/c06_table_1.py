@@ -40,7 +40,7 @@ def read_returns(runs: Path, task: str) -> dict[str, np.ndarray]:
     """Mean return over the last 100 episodes of each run of a task, (seeds,), by objective."""
     returns = {}
     for name in OBJECTIVE_COLOURS:
-        cell = read_cell(runs, f"{task}-v4", f"c6-{name}")
+        cell = read_cell(runs, f"{task}-v4", f"c6-{name}", "train_return_last100")
         returns[name] = np.array([run.summary["train_return_last100"] for run in cell])
     return returns
 

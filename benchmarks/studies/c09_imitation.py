@@ -11,11 +11,14 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 import dagger
 
+from .. import BadInput
+from ..files import Damaged
 from ..plots import draw_legend
 from ..tables import format_number, markdown_table
 from .common import (
     BLUE,
     VERMILION,
+    leave_out,
     mean_with_interval,
     read_cell,
     stack_error_bars,
@@ -40,13 +43,19 @@ Policy = Callable[[np.ndarray], np.ndarray]
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy of a policy.pt."""
-    return dagger.load_policy(path)
+    """The policy of a policy.pt. Raises Damaged if it is none for CartPole."""
+    try:
+        policy = dagger.load_policy(path)
+        policy(np.zeros((1, 4), dtype=np.float32))
+    except Exception as error:  # every kind of damage raises a type of its own
+        raise Damaged(f"{path}: {type(error).__name__}") from error
+    return policy
 
 
 def run_episodes(policy: Policy, time_limit: int) -> np.ndarray:
     """Returns (EPISODES,) of episodes of CartPole that are truncated at a time limit."""
     envs = gym.make_vec("CartPole-v1", EPISODES, max_episode_steps=time_limit)
+    envs.spec.max_episode_steps = time_limit  # which gymnasium leaves as it was registered
     return dagger.evaluate(policy, envs, EVALUATION_SEED)
 
 
@@ -107,8 +116,18 @@ class Imitation:
 
 
 def measure(runs: Path, algorithm: str, labels: int) -> Imitation:
-    cell = read_cell(runs, "CartPole-v1", f"c9-{algorithm}-{labels}")
-    policies = [load_policy(run.dir / "policy.pt") for run in cell]
+    cell = read_cell(runs, "CartPole-v1", f"c9-{algorithm}-{labels}", "eval_return_mean")
+    policies = []
+    returns = []
+    for run in cell:
+        try:
+            policies.append(load_policy(run.dir / "policy.pt"))
+        except Damaged as error:
+            leave_out(error)
+            continue
+        returns.append(run.summary["eval_return_mean"])
+    if len(policies) < 2:
+        raise BadInput(f"{runs}: c9-{algorithm}-{labels} needs two policies, not {len(policies)}")
     longest = int(HORIZONS[-1])
     losses = [shortfall(run_episodes(policy, longest)) for policy in policies]
     expert_errors = [100 * error_rate(policy, expert) for policy in policies]
@@ -116,7 +135,7 @@ def measure(runs: Path, algorithm: str, labels: int) -> Imitation:
     return Imitation(
         algorithm=algorithm,
         labels=labels,
-        returns=np.array([run.summary["eval_return_mean"] for run in cell]),
+        returns=np.array(returns),
         losses=np.array(losses),
         expert_errors=np.array(expert_errors),
         own_errors=np.array(own_errors),

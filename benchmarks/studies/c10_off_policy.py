@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from ..files import Damaged
 from ..groups import Group
 from ..plots import AXES, SCRIPT_COLOURS, draw_curves, draw_legend
 from ..readers import RETURN_TAGS, Curve, read_folder
@@ -28,6 +29,8 @@ def read_group(runs: Path, env_id: str, algorithm: str) -> Group:
     curves = []
     for run in read_cell(runs, env_id, f"c10-{algorithm}"):
         scalars = read_folder(run.dir, RETURN_TAGS)
+        if not scalars.step.size:
+            raise Damaged(f"{run.dir}: no {' or '.join(RETURN_TAGS)} in its log")
         curve = Curve(
             env_id=env_id,
             algorithm=algorithm,

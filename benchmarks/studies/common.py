@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-import json
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from types import ModuleType
 
 import numpy as np
 
-from ..readers import RETURN_TAGS, read_folder
+from .. import BadInput
+from ..files import NUMBER, NUMBER_OR_NULL, WHOLE_NUMBER, Damaged, read_table
+from ..readers import RETURN_TAGS, check_points, read_folder
 from ..stats import BINS, LAST, bootstrap_interval, resample, upper_median
 from ..tables import format_number
 
@@ -24,6 +26,9 @@ PINK = "#CC79A7"
 ORANGE = "#E69F00"
 SKY_BLUE = "#56B4E9"
 GREY = "#8C8C8C"
+
+
+SUMMARY_KINDS = {"solved_at_step": NUMBER_OR_NULL}  # all other figures are numbers
 
 
 # ---------------------------------------------------------------- finished runs
@@ -45,21 +50,49 @@ class FinishedRun:
         return self.curve[-LAST:].mean()
 
 
-def read_cell(runs: Path, env_id: str, name: str) -> list[FinishedRun]:
+def read_cell(runs: Path, env_id: str, name: str, *figures: str) -> list[FinishedRun]:
     """The finished runs of a cell of the suite, in order of their seeds.
 
-    `runs` is the suite's folder, `name` the cell's.
+    `runs` is the suite's folder, `name` the cell's, `figures` what the study needs of the
+    summaries. A damaged run is left out, and named on stderr. Raises BadInput if less than two are
+    left, of which there are no intervals.
     """
     found = []
     for path in runs.glob(f"{env_id}__{name}__*/summary.json"):
-        scalars = read_folder(path.parent, RETURN_TAGS)
-        if scalars.step.size:
-            curve = resample(scalars.step, scalars.value, scalars.step[-1])
-        else:
-            curve = np.full(BINS, np.nan)
-        summary = json.loads(path.read_text())
-        found.append(FinishedRun(summary, curve, path.parent))
+        try:
+            found.append(read_finished_run(path, figures))
+        except Damaged as error:
+            leave_out(error)
+    if len(found) < 2:
+        raise BadInput(f"{runs}: {name} in {env_id} needs two finished runs, not {len(found)}")
     return sorted(found, key=lambda run: run.summary["seed"])
+
+
+def leave_out(error: Damaged) -> None:
+    """Say on stderr that a run is left out."""
+    print(f"{error}: left out", file=sys.stderr)
+
+
+def read_finished_run(path: Path, figures: tuple[str, ...]) -> FinishedRun:
+    """The run whose summary.json this is. Raises Damaged."""
+    required = {"seed": WHOLE_NUMBER}
+    for figure in figures:
+        required[figure] = SUMMARY_KINDS.get(figure, NUMBER)
+    summary = read_table(path, required, {})
+    scalars = read_folder(path.parent, RETURN_TAGS)
+    curve = np.full(BINS, np.nan)
+    if scalars.step.size:
+        check_points(scalars, path.parent)
+        curve = resample(scalars.step, scalars.value, scalars.step[-1])
+    return FinishedRun(summary, curve, path.parent)
+
+
+def read_course(run: FinishedRun, tag: str) -> np.ndarray:
+    """What a run logged under a tag, (points,). Raises Damaged if that is nothing."""
+    values = read_folder(run.dir, (tag,)).value
+    if not values.size:
+        raise Damaged(f"{run.dir}: no {tag} in its log")
+    return values
 
 
 def final_returns(runs: list[FinishedRun]) -> np.ndarray:
@@ -151,7 +184,7 @@ def short_training(script: ModuleType, **flags) -> Iterator[Path]:
     """
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in signals}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run_dir = Path(folder, "run")
         args = script.Args(**flags, eval_episodes=1, cuda=False, run_dir=str(run_dir))
         try:

@@ -3,13 +3,18 @@
 What a script finds is one line. What the parser finds, tyro, is its box of several.
 """
 
+import importlib
+import json
 import shutil
+from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
+from torch import nan
 
 from helpers import OFF_POLICY, SCRIPTS, short_run_flags, write_identity_expert
-from run_folder import RunsCodeWhenUnpickled
+from run_folder import RunsCodeWhenUnpickled, config
 
 EVERY_SCRIPT = [
     (("--env-id", "Nope-v0"), "Nope"),
@@ -17,6 +22,7 @@ EVERY_SCRIPT = [
     (("--env-id", "FrozenLake-v1"), "Discrete(16)"),
     (("--env-id", "tiny_envs:ManyActions-v0"), "MultiBinary"),
     (("--env-id", "tiny_envs:Unbounded-v0"), "inf"),
+    (("--env-id", "tiny_envs:NoLimit-v0"), "without max_episode_steps"),
     (("--total-timesteps", 3), "--total-timesteps 3"),
     (("--num-envs", 0), "--num-envs"),
     (("--num-envs", -3), "--num-envs"),
@@ -24,6 +30,23 @@ EVERY_SCRIPT = [
     (("--seed", -1), "--seed"),
     (("--resume", "nowhere"), "--resume nowhere"),
 ]
+# What is checked in the part that is the same in every script: one script will do.
+SHARED_PART = [
+    (("--seed", 2**63), "--seed"),
+    (("--seed", 2**64), "--seed"),
+    (("--env-id", "tiny_envs:WholeNumbers-v0"), "whole numbers"),
+    (("--env-id", "tiny_envs:SameStep-v0"), "NEXT_STEP"),
+    (("--env-id", "tiny_envs:NoAutoreset-v0"), "NEXT_STEP"),
+]
+# Values that a field of Args must not have, in whichever script it is.
+OUT_OF_RANGE = {
+    "gamma": (-0.1, 1.01),
+    "gae_lambda": (-0.1, 1.01),
+    "tau": (-0.1, 0, 1.01),
+    "max_grad_norm": (-1, 0),
+    "vf_coef": (-0.5,),
+    "target_kl": (-0.1, 0),
+}
 LEARNING_RATE = [
     (("--learning-rate", -1), "--learning-rate"),
     (("--learning-rate", "nan"), "--learning-rate"),
@@ -46,7 +69,7 @@ ONE_SCRIPT = {
         (("--value-epochs", 0), "--value-epochs"),
         (("--batch-size", 0), "--batch-size"),
     ],
-    "a2c": [(("--gae-lambda", -1), "--gae-lambda")],
+    "a2c": SHARED_PART,
     "ppo_ddp": [
         (("--num-steps", 1, "--num-minibatches", 1), "--num-minibatches 1 is more than half"),
         (
@@ -55,9 +78,18 @@ ONE_SCRIPT = {
         ),
         (("--clip-coef", -1), "--clip-coef"),
     ],
-    "ppo_kl": [(("--target-kl", -0.1), "--target-kl"), (("--kl-coef", "nan"), "--kl-coef")],
-    "ddpg": [*REPLAY_BUFFER, (("--exploration-noise", -1), "--exploration-noise")],
-    "sac": [*REPLAY_BUFFER, (("--alpha", -1), "--alpha")],
+    "ppo_kl": [(("--kl-coef", "nan"), "--kl-coef")],
+    "ddpg": [
+        *REPLAY_BUFFER,
+        (("--exploration-noise", -1), "--exploration-noise"),
+        (("--learning-rate", -1), "--learning-rate"),
+        (("--learning-starts", 0), "--learning-starts 0 has no random steps"),
+    ],
+    "sac": [
+        *REPLAY_BUFFER,
+        (("--alpha", -1), "--alpha"),
+        (("--target-network-frequency", 0), "--target-network-frequency"),
+    ],
     "dagger": [
         (
             ("--env-id", "Acrobot-v1"),
@@ -101,11 +133,35 @@ def parameters(script: str, cases: list) -> list:
     return found
 
 
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def out_of_range(script: str) -> list:
+    """Each value that one of the script's flags must not have."""
+    found = []
+    for field in fields(importlib.import_module(script).Args):
+        flag = flag_of(field.name)
+        found += [((flag, value), flag) for value in OUT_OF_RANGE.get(field.name, ())]
+    return found
+
+
+def numbers() -> list:
+    """Each script's module with each flag that takes a number which need not be whole."""
+    found = []
+    for script in SCRIPTS:
+        module = importlib.import_module(script)
+        for field in fields(module.Args):
+            if field.type in (float, float | None):
+                found.append(pytest.param(module, field.name, id=f"{script} {flag_of(field.name)}"))
+    return found
+
+
 def bad_flags() -> list:
     """What each script refuses by itself."""
     found = []
     for script in SCRIPTS:
-        cases = EVERY_SCRIPT + ONE_SCRIPT.get(script, [])
+        cases = EVERY_SCRIPT + ONE_SCRIPT.get(script, []) + out_of_range(script)
         if script not in OFF_POLICY:
             cases = cases + LEARNING_RATE
         if script not in (*OFF_POLICY, *WHOLE_EPISODES):
@@ -150,6 +206,60 @@ def test_bad_flag(script, flags, named, run, tmp_path):
 def test_a_flag_that_does_not_parse(script, flags, named, run, tmp_path):
     assert_refused_somehow(run(script, *flags), named)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module, name", numbers())
+def test_a_number_that_is_not_finite(module, name, train_here, capsys, tmp_path):
+    """Each of the flags, from the script's Args; what was refused has not begun."""
+    for value in (nan, float("inf"), -float("inf")):
+        with pytest.raises(SystemExit) as refused:
+            train_here(module, **{name: value})
+        assert refused.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{module.__name__}.py: {flag_of(name)} must be ")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_dir_that_is_no_folder(run, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for run_dir in ("file", "file/below", "file/further/below"):
+        done = run("ppo_clip", *short_run_flags("ppo_clip"), "--run-dir", run_dir)
+        assert_refused(done, "file")
+        assert contents(tmp_path) == {"file": b"kept"}
+
+
+# Values that a config.json may have been given by hand.
+MISTYPED = {
+    "ppo_clip": [
+        ("num_envs", "many"),
+        ("num_envs", 2.5),
+        ("num_envs", True),
+        ("gamma", None),
+        ("gamma", "0.9"),
+        ("anneal_lr", 3),
+        ("env_id", None),
+        ("ent_coef", [0.1]),
+        ("run_dir", 7),
+        ("target_return", "high"),
+    ],
+    "dagger": [("beta_schedule", "cubic"), ("beta_schedule", None), ("expert", 3)],
+}
+
+
+@pytest.mark.parametrize("script", MISTYPED)
+def test_a_config_with_values_of_other_types(script, run, completed_run, tmp_path):
+    flags = (*short_run_flags(script), "--eval-episodes", 1)
+    completed_run(script, *flags, "--run-dir", "r")
+    good = config(tmp_path / "r")
+    for name, value in MISTYPED[script]:
+        assert name in good["args"]
+        bad = {**good, "args": {**good["args"], name: value}}
+        (tmp_path / "r" / "config.json").write_text(json.dumps(bad))
+        before = contents(tmp_path / "r")
+        done = run(script, "--resume", "r")
+        assert_refused(done, "--resume r")
+        assert name in done.stderr
+        assert contents(tmp_path / "r") == before
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -208,3 +318,76 @@ def test_a_dataset_that_does_not_fit(run, completed_run, tmp_path):
     completed_run("dagger", "--total-timesteps", 600, "--eval-episodes", 2, "--run-dir", "r")
     done = run("dagger", "--env-id", "Pendulum-v1", "--dataset", "r/dataset.npz")
     assert_refused(done, "--dataset r/dataset.npz is for CartPole-v1, not for Pendulum-v1")
+
+
+# What a file of labels for CartPole-v1 may have instead of what it should.
+OBS = np.zeros((6, 4), dtype=np.float32)
+LABEL = np.array([0, 1, 0, 1, 0, 1])
+HOLED = np.where(np.arange(24).reshape(6, 4) == 13, np.nan, OBS)
+NOT_OF_CARTPOLE = {
+    "labels that are not whole": {"label": LABEL.astype(np.float32)},
+    "labels that are words": {"label": LABEL.astype(str)},
+    "labels of two numbers": {"label": np.stack([LABEL, LABEL], axis=1)},
+    "a label that is no action": {"label": LABEL + 1},
+    "a negative label": {"label": -LABEL},
+    "fewer labels than observations": {"label": LABEL[:5]},
+    "an observation that is no number": {"obs": HOLED},
+    "an observation without an end": {"obs": np.where(np.isnan(HOLED), np.inf, OBS)},
+    "observations of another width": {"obs": OBS[:, :3]},
+    "observations in a row": {"obs": OBS.reshape(-1)},
+    "no environment": {"env_id": None},
+    "objects": {"label": np.array([None] * 6)},
+}
+
+
+@pytest.mark.parametrize("what", NOT_OF_CARTPOLE)
+def test_a_dataset_that_is_not_of_the_environments_spaces(what, run, tmp_path):
+    arrays = {"env_id": "CartPole-v1", "obs": OBS, "label": LABEL, **NOT_OF_CARTPOLE[what]}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    np.savez(tmp_path / "d.npz", **arrays)
+    assert_refused(run("dagger", "--dataset", "d.npz", "--run-dir", "r"), "--dataset d.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["d.npz"]
+
+
+def test_box_labels_that_are_not_of_the_space(run, tmp_path):
+    """Of another type, or beyond the bounds of ±2, or not a number."""
+    obs = np.zeros((2, 3), dtype=np.float32)
+    for label in ([[1], [-2]], [[0.5], [2.5]], [[0.5], [nan]]):
+        label = np.array(label, dtype=None if label[0][0] == 1 else np.float32)
+        np.savez(tmp_path / "d.npz", env_id="Pendulum-v1", obs=obs, label=label)
+        done = run("dagger", "--env-id", "Pendulum-v1", "--dataset", "d.npz", "--run-dir", "r")
+        assert_refused(done, "--dataset d.npz")
+        assert [path.name for path in tmp_path.iterdir()] == ["d.npz"]
+
+
+def layers(num_inputs=4, num_outputs=2, weight=1.0, bias=0.0) -> list:
+    """A policy with one hidden layer."""
+    last = torch.full((num_outputs, 8), weight)
+    return [(torch.ones(8, num_inputs), torch.zeros(8)), (last, torch.full((num_outputs,), bias))]
+
+
+# What a policy file for CartPole-v1 may have instead.
+NOT_AN_EXPERT = {
+    "a first layer that is too wide": {"layers": layers(num_inputs=5)},
+    "layers that do not follow each other": {"layers": [layers()[0], layers()[0]]},
+    "no layers": {"layers": []},
+    "a layer without a bias": {"layers": [(torch.ones(2, 4),)]},
+    "statistics of another width": {"obs_mean": torch.zeros(3)},
+    "an action that is none": {"low": torch.tensor(7)},
+    "a head for Box actions": {"head": "clip"},
+    "an unknown activation": {"activation": "gelu"},
+    "an output too many": {"layers": layers(num_outputs=3)},
+    "weights that are no numbers": {"layers": layers(weight=nan)},
+    "a bias that is no number": {"layers": layers(bias=nan)},
+    "a mean that is no number": {"obs_mean": torch.full((4,), nan)},
+}
+
+
+@pytest.mark.parametrize("what", NOT_AN_EXPERT)
+def test_an_expert_that_is_malformed(what, run, tmp_path):
+    write_identity_expert("CartPole-v1", tmp_path / "e.pt")
+    good = torch.load(tmp_path / "e.pt") | {"layers": layers()}
+    torch.save(good | NOT_AN_EXPERT[what], tmp_path / "e.pt")
+    done = run("dagger", "--expert", "e.pt", "--total-timesteps", 600, "--run-dir", "r")
+    assert_refused(done, "--expert e.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["e.pt"]

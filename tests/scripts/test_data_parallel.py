@@ -54,7 +54,7 @@ def leave():
 script.Run = Run
 destroy = distributed.destroy_process_group
 distributed.destroy_process_group = leave
-script.train(*script.parse_args())
+script.train(script.parse_args())
 """
 
 
