@@ -49,6 +49,7 @@ Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
 Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
 """
 
+import atexit
 import contextlib
 import errno
 import importlib.util
@@ -60,6 +61,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import asdict, dataclass, fields, replace
@@ -486,17 +488,12 @@ def train(args: Args) -> None:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     if RANK > 0:  # the first process alone logs and saves; what the others write is thrown away
-        sys.stdout = open(os.devnull, "w")
-        folder = TemporaryDirectory()
-        resumed = args.resume
-        args = replace(args, run_dir=folder.name, resume=None, track=False)
+        args = in_a_folder_to_throw_away(args)
     # With --resume, Run restores agent and optimizer. The step is part of the seed, so
     # that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     if RANK > 0:
         run.bar.close()
-        if resumed is not None:
-            run.restore(Path(resumed))
     torch.manual_seed(derive_seed(args.seed, ACTIONS, run.count.global_step, RANK))
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
@@ -633,6 +630,17 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
     flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
     if not flat_box and not isinstance(action, Discrete):
         fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
+
+
+def in_a_folder_to_throw_away(args: Args) -> Args:
+    """The arguments of a process that is not the first, which is silent as well."""
+    sys.stdout = open(os.devnull, "w")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if args.resume is None:
+        return replace(args, run_dir=folder, track=False)
+    shutil.copy(Path(args.resume, "checkpoint.pt"), folder)
+    return replace(args, resume=folder, track=False)
 
 
 def start_process_group(device: torch.device) -> None:
@@ -795,6 +803,9 @@ class Run:
         self.dir, self.lock = make_folder(args)
         if args.resume is not None:
             self.restore(self.dir)
+            if (self.dir / "summary.json").exists() and same_args(args, self.dir):
+                say(f"{self.dir} is finished; a larger --total-timesteps would go on")
+                sys.exit(0)
         self.wandb = start_wandb(args, self.dir) if args.track else None
         (self.dir / "summary.json").unlink(missing_ok=True)  # it would be of another policy
         write_json(describe(args, device), self.dir / "config.json")
@@ -1051,6 +1062,12 @@ def start_wandb(args: Args, folder: Path):
     return run
 
 
+def same_args(args: Args, folder: Path) -> bool:
+    """Whether these are the arguments of the run in the folder."""
+    saved = json.loads((folder / "config.json").read_text())["args"]
+    return asdict(args) == {**saved, "resume": args.resume}
+
+
 def write_json(content: dict, path: Path) -> None:
     """Write a file whole or not at all: a kill leaves the old one or the new one."""
     path.with_suffix(".tmp").write_text(json.dumps(content, indent=2))
@@ -1142,9 +1159,6 @@ def parse_args() -> Args:
         if value != saved_value:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
-    if args == saved_args and Path(args.resume, "summary.json").exists():
-        print(f"{args.resume} is finished; a larger --total-timesteps would go on")
-        sys.exit(0)
     return args
 
 

@@ -738,6 +738,9 @@ class Run:
         self.dir, self.lock = make_folder(args)
         if args.resume is not None:
             self.restore(self.dir)
+            if (self.dir / "summary.json").exists() and same_args(args, self.dir):
+                say(f"{self.dir} is finished; a larger --total-timesteps would go on")
+                sys.exit(0)
         self.wandb = start_wandb(args, self.dir) if args.track else None
         (self.dir / "summary.json").unlink(missing_ok=True)  # it would be of another policy
         write_json(describe(args, device), self.dir / "config.json")
@@ -994,6 +997,12 @@ def start_wandb(args: Args, folder: Path):
     return run
 
 
+def same_args(args: Args, folder: Path) -> bool:
+    """Whether these are the arguments of the run in the folder."""
+    saved = json.loads((folder / "config.json").read_text())["args"]
+    return asdict(args) == {**saved, "resume": args.resume}
+
+
 def write_json(content: dict, path: Path) -> None:
     """Write a file whole or not at all: a kill leaves the old one or the new one."""
     path.with_suffix(".tmp").write_text(json.dumps(content, indent=2))
@@ -1085,9 +1094,6 @@ def parse_args() -> Args:
         if value != saved_value:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
-    if args == saved_args and Path(args.resume, "summary.json").exists():
-        print(f"{args.resume} is finished; a larger --total-timesteps would go on")
-        sys.exit(0)
     return args
 
 
