@@ -585,7 +585,7 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
-    limit = envs.spec.max_episode_steps or MAX_EPISODE_STEPS
+    limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     num_steps = 0
     while running.any() and num_steps < limit:
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
@@ -1064,15 +1064,8 @@ def check(args: Args) -> None:
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
-    try:
+    with environment_errors(args):
         envs = make_envs(args.env_id, 1)
-        envs.reset(seed=0)
-        envs.step(envs.action_space.sample())
-        envs.close()
-    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        fail(f"--env-id {args.env_id}: {type(error).__name__}: {error} ({where})")
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
@@ -1084,8 +1077,23 @@ def check(args: Args) -> None:
     if isinstance(action, Box) and not np.issubdtype(action.dtype, np.floating):
         fail(f"--env-id {args.env_id}: actions {action}, a Box of whole numbers")
     check_own(args, obs, action)
+    with environment_errors(args):
+        envs.reset(seed=0)
+        envs.step(envs.action_space.sample())
+        envs.close()
     if args.capture_video:
         check_video(args)
+
+
+@contextlib.contextmanager
+def environment_errors(args: Args):
+    """Say in a line what went wrong in here, and where in which file."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        fail(f"--env-id {args.env_id}: {type(error).__name__}: {error} ({where})")
 
 
 def check_video(args: Args) -> None:

@@ -1,4 +1,9 @@
+import signal
+
 from readability import figures
+
+if hasattr(signal, "SIGHUP"):  # nohup ignores it, and the processes of the tests would, too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_terminal_summary(terminalreporter):

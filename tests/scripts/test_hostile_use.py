@@ -230,11 +230,14 @@ def test_a_closed_terminal(tmp_path):
         start_new_session=True,
     )
     os.close(theirs)
-    wait_for(lambda: listens_to(process, signal.SIGHUP), 60)
-    time.sleep(0.5)
-    os.close(ours)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 128 + signal.SIGHUP
+    try:
+        wait_for(lambda: listens_to(process, signal.SIGHUP), 60)
+        time.sleep(0.5)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    finally:
+        process.kill()
     assert checkpoint(tmp_path / "r")["count"]["global_step"] > 0
 
 

@@ -806,7 +806,7 @@ def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(
     script = module.__name__
     run_dir = short_run(script)
     before = checkpoint(run_dir)
-    zero = ("--policy-lr", 0, "--q-lr", 0, "--tau", 0)
+    zero = ("--policy-lr", 0, "--q-lr", 0, "--tau", 1e-30)
     completed_run(script, "--resume", "r", "--total-timesteps", 1300, *zero)
     after = checkpoint(run_dir)
     assert list(after["buffer"]) == list(WIDTHS)

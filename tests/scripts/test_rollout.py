@@ -148,7 +148,9 @@ class TestEpisodeCollector:
         envs = timetables([(2, "terminated")], [(4, "truncated")])
         envs.spec = gym.spec("Timetable-v0")
         evaluation_envs = timetables([(1, "terminated")])
-        made = iter([envs, evaluation_envs])
+        checked_envs = timetables([(1, "terminated")])
+        checked_envs.spec = envs.spec
+        made = iter([checked_envs, envs, evaluation_envs])
         monkeypatch.setattr(module, "make_envs", lambda *_: next(made))
         flags = {"env_id": "tiny_envs:Timetable-v0", "num_envs": 2, "eval_episodes": 1}
         run_dir = train_here(module, total_timesteps=12, **flags)

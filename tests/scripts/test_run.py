@@ -217,7 +217,6 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     more = 9000 if script == "dagger" else 1500
     flags = ("--total-timesteps", before["count"]["global_step"] + more)
     flags += ("--policy-lr", 0, "--q-lr", 0) if script in OFF_POLICY else ("--learning-rate", 0)
-    flags += ("--no-norm-obs",) if script in ON_POLICY else ()
     for name in ("r1", "r2"):
         shutil.copytree(run_dir, tmp_path / name)
         completed_run(script, "--resume", name, *flags)
