@@ -527,9 +527,10 @@ def save_dataset(dataset: Dataset, args: Args, path: Path) -> None:
 def ask_expert(args: Args) -> tuple[Tensor, Tensor]:
     """Two observations and what the expert does there."""
     expert, _ = load_expert(args)
-    envs = make_envs(args.env_id, 2)
-    obs, _ = envs.reset(seed=0)
-    envs.close()
+    with environment_errors(args):
+        envs = make_envs(args.env_id, 2)
+        obs, _ = envs.reset(seed=0)
+        envs.close()
     try:
         return torch.as_tensor(obs), torch.as_tensor(expert(obs))
     except Exception as error:  # of a file that is well formed, but whose numbers do not fit
