@@ -21,7 +21,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient asc
     where ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t), and θ_k are the parameters that sampled the rollout.
 
 Algorithm   repeat until the budget of environment steps is spent
-    1. run π_θk for T steps in N parallel environments, a share of them in each process
+    1. in each process run π_θk for T steps in N parallel environments of its own
     2. remember log π_θk(a_t|s_t)
     3. repeat for K epochs
            δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
@@ -30,8 +30,9 @@ Algorithm   repeat until the budget of environment steps is spent
            for each minibatch: average the processes' gradients; θ, φ ← one Adam step on −L
     4. update the statistics that normalise observations, by those of all processes; log
 
-Symbols     T steps, N environments here. gymnasium spends the step after an episode's end
-            on the reset (see Collector). Nothing is learned from it: M of T·N steps are valid.
+Symbols     of one process. T steps, N environments, which is num_envs divided by the number of
+            processes. gymnasium spends the step after an episode's end on the reset (see
+            Collector). Nothing is learned from it: M of T·N steps are valid.
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
@@ -40,9 +41,9 @@ Symbols     T steps, N environments here. gymnasium spends the step after an epi
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
     γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
 
-New after ppo_clip.py: the processes start from the same weights and take the same steps, on the
-mean of their gradients, so their weights stay the same. Each has environments, random numbers and
-minibatches of its own. The first one logs and saves.
+New after ppo_clip.py: the processes start from the same weights, drawn from the same seed, and take
+the same steps, on the mean of their gradients. So their weights stay the same. Each has
+environments, random numbers and minibatches of its own. The first one logs and saves.
 
 Run         torchrun --standalone --nproc-per-node 2 ppo_ddp.py --env-id HalfCheetah-v4
 Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
@@ -478,6 +479,7 @@ def train(args: Args) -> None:
     device = set_up(args)
     start_process_group(device)
     envs = make_envs(args.env_id, args.num_envs // WORLD_SIZE)
+    # The same weights in all processes, as set_up has given torch the same seed in each.
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
@@ -487,18 +489,19 @@ def train(args: Args) -> None:
     if args.compile:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    if RANK > 0:  # the first process alone logs and saves; what the others write is thrown away
+    # Every process has a Run, to count alike. What it writes is kept in the first process alone.
+    if RANK > 0:
         args = in_a_folder_to_throw_away(args)
-    # With --resume, Run restores agent and optimizer. The step is part of the seed, so
-    # that a resumed run does not begin with the episodes of the first one.
-    run = Run(args, envs, device, agent=agent, optimizer=optimizer)
+    run = Run(args, envs, device, agent=agent, optimizer=optimizer)  # --resume restores both
     if RANK > 0:
         run.bar.close()
+    # From here on each process draws its own random numbers. The step is part of the seeds, so that
+    # a resumed run does not begin with the episodes of the first one.
     torch.manual_seed(derive_seed(args.seed, ACTIONS, run.count.global_step, RANK))
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
-    running = not run.finished()  # the same on all processes
+    running = not any(gather_objects(run.finished()))
     while running:
         lr = args.learning_rate
         if args.anneal_lr:
@@ -535,9 +538,9 @@ def train(args: Args) -> None:
             batch_advantage = advantage[valid]
             batch_target = (advantage + value[:-1])[valid]
             shuffled = torch.randperm(len(batch_x), device=device)
-            for mb in shuffled.tensor_split(
-                args.num_minibatches
-            ):  # indices (B,), B ≈ M / num_minibatches
+            # Indices (B,), B ≈ M / num_minibatches. M differs between the processes; the number of
+            # minibatches must not, as each process waits for the others in every one.
+            for mb in shuffled.tensor_split(args.num_minibatches):
                 out = agent.actor(batch_x[mb])
                 log_prob, entropy = agent.log_prob_and_entropy(out, batch_action[mb])  # (B,)
                 log_ratio = log_prob - batch_old_log_prob[mb]
@@ -575,8 +578,8 @@ def train(args: Args) -> None:
                 if kl > args.target_kl:
                     break
 
-        # 4. Update the observation statistics; log; save when it is time. Only now, as the x above
-        # had to be those that the policy acted on, or ρ_t would not start at 1.
+        # 4. Update the observation statistics; log; save when it is time. Only now, as the network
+        # above had to see the observations scaled as when it acted on them.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values before this update explain the targets of its last epoch?
@@ -584,13 +587,13 @@ def train(args: Args) -> None:
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
         run.metric("charts/learning_rate", lr)
-        # All processes count the same steps and episodes.
+        # All processes count the same steps and episodes. The losses in the log are the first's.
         num_steps = sum(gather_objects(int(valid.sum())))
         episodes = sum(gather_objects(rollout.episodes), [])
         run.log(num_steps, episodes)
         # They end together: at the budget, or when one of them has got a signal.
         running = not any(gather_objects(run.finished()))
-        if not running:
+        if not running:  # the first process wants to know which signal it was
             run.interrupted_by = max(gather_objects(run.interrupted_by))
 
     distributed.destroy_process_group()  # the others need not wait for the evaluation
@@ -633,7 +636,10 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
 
 
 def in_a_folder_to_throw_away(args: Args) -> Args:
-    """The arguments of a process that is not the first, which is silent as well."""
+    """Make a process silent that is not the first. Return its arguments, for a temporary folder.
+
+    With --resume it gets a copy of the checkpoint there.
+    """
     sys.stdout = open(os.devnull, "w")
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -685,6 +691,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
+        # envs.spec still has None afterwards.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -704,6 +711,7 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
+    # Also here, for environments that make_envs has not made.
     limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     num_steps = 0
     while running.any() and num_steps < limit:
@@ -738,7 +746,7 @@ def load_policy(path: str | Path):
         out = x @ last_weight.T + last_bias
         if saved["head"] == "argmax":
             return (saved["low"] + out.argmax(-1)).numpy()
-        if saved["head"] == "tanh":
+        if saved["head"] == "tanh":  # else "clip": only clamped, below
             out = out.tanh()
         share = (out + 1) / 2  # 0 at the lower bound, 1 at the upper
         action = saved["low"] + share * (saved["high"] - saved["low"])
@@ -748,7 +756,9 @@ def load_policy(path: str | Path):
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
+# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# Not every script uses all.
+TRAINING = 0
 EVALUATION = 1
 ACTIONS = 2
 
@@ -803,11 +813,13 @@ class Run:
         self.dir, self.lock = make_folder(args)
         if args.resume is not None:
             self.restore(self.dir)
+            # With other flags, such as --capture-video or a larger budget, a finished run goes on,
+            # if only to be evaluated again.
             if (self.dir / "summary.json").exists() and same_args(args, self.dir):
-                say(f"{self.dir} is finished; a larger --total-timesteps would go on")
+                say(f"{self.dir} is finished, at step {self.count.global_step:,}")
                 sys.exit(0)
         self.wandb = start_wandb(args, self.dir) if args.track else None
-        (self.dir / "summary.json").unlink(missing_ok=True)  # it would be of another policy
+        (self.dir / "summary.json").unlink(missing_ok=True)  # the old one is of an earlier policy
         write_json(describe(args, device), self.dir / "config.json")
         say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
         if envs.spec.max_episode_steps is None:
@@ -822,7 +834,8 @@ class Run:
         self.last_print = self.last_save
         self.signals = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            self.signals.append(signal.SIGHUP)  # the terminal was closed; nohup ignores it
+            # It comes when the terminal is closed. Under nohup it is ignored, and stays so.
+            self.signals.append(signal.SIGHUP)
         self.handle_signals(self.interrupt)
 
     def handle_signals(self, handler) -> None:
@@ -908,7 +921,9 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt. Weights or rewards that are not finite stop the run instead."""
+        """Write checkpoint.pt. Weights, statistics or stored transitions that are not finite stop
+        the run instead.
+        """
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():
@@ -942,9 +957,12 @@ class Run:
             for name, part in self.parts.items():
                 part.load_state_dict(checkpoint[name])
             self.count = Count(**checkpoint["count"])
-            self.last100 = checkpoint["last100"]
+            self.last100 = [float(episode_return) for episode_return in checkpoint["last100"]]
+            if mistyped(self.count):
+                raise TypeError
             if checkpoint["target_return"] != args.target_return:
-                self.count.solved_at_step = None  # that was another target
+                # That was another target. By the new one it is solved at this step at the earliest.
+                self.count.solved_at_step = None
                 self.count.solved_at_s = None
                 self.note_whether_solved()
             torch.set_rng_state(checkpoint["rng"])
@@ -960,9 +978,9 @@ class Run:
         self.bar.close()
         args = self.args
         count = self.count
+        self.evaluating = True  # first: a signal after the test below must find it set
         if self.interrupted_by:
             self.exit_interrupted()
-        self.evaluating = True
         policy["env_id"] = args.env_id
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
@@ -985,6 +1003,12 @@ class Run:
         summary["eval_return_std"] = std
         summary["eval_episodes"] = len(returns)
         write_json(summary, self.dir / "summary.json")
+        if self.wandb:
+            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
+            for path in self.dir.glob("videos/*.mp4"):
+                video = sys.modules["wandb"].Video(str(path), format="mp4")
+                self.wandb.log({"video": video}, step=count.global_step)
+            self.wandb.finish()
         self.handle_signals(signal.SIG_DFL)  # nothing is left that could be lost
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
@@ -992,12 +1016,6 @@ class Run:
         say(f"To see the curves: tensorboard --logdir {self.dir}")
         if not args.capture_video:
             say(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
-        if self.wandb:
-            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
-            for path in self.dir.glob("videos/*.mp4"):
-                video = sys.modules["wandb"].Video(str(path), format="mp4")
-                self.wandb.log({"video": video}, step=count.global_step)
-            self.wandb.finish()
 
 
 def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
@@ -1009,9 +1027,7 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
     try:
         folder = make_new_folder(args) if given is None else Path(given)
         folder.mkdir(parents=True, exist_ok=True)
-        files_of_a_run = ["checkpoint.pt", "summary.json"]
-        if not (folder / ".lock").exists():  # else it is a run that was killed as it began
-            files_of_a_run += ["config.json", "policy.pt"]
+        check_that_it_is_free(folder, args)
         lock = sqlite3.connect(folder / ".lock", timeout=1)
         lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
         lock.execute("BEGIN EXCLUSIVE")
@@ -1019,9 +1035,19 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
         fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
     except OSError as error:
         fail(f"the run's folder cannot be made ({error})")
-    if args.resume is None and any((folder / name).exists() for name in files_of_a_run):
-        fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
+    check_that_it_is_free(folder, args)  # again, as another run may have just ended here
     return folder, lock
+
+
+def check_that_it_is_free(folder: Path, args: Args) -> None:
+    """Refuse a new run in a folder that holds a run, or files of somebody else with its names."""
+    taken = ["checkpoint.pt", "summary.json"]
+    # A run that is killed before its first checkpoint leaves .lock and config.json. Its folder may
+    # be used again. Without a .lock, config.json and policy.pt belong to somebody else.
+    if not (folder / ".lock").exists():
+        taken += ["config.json", "policy.pt"]
+    if args.resume is None and any((folder / name).exists() for name in taken):
+        fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
 
 
 def make_new_folder(args: Args) -> Path:
@@ -1031,7 +1057,7 @@ def make_new_folder(args: Args) -> Path:
     number = 1
     while True:
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)  # an id like ALE/Pong-v5 has two parts
         try:
             folder.mkdir()
             return folder
@@ -1063,7 +1089,7 @@ def start_wandb(args: Args, folder: Path):
 
 
 def same_args(args: Args, folder: Path) -> bool:
-    """Whether these are the arguments of the run in the folder."""
+    """Whether these are the arguments of the run in the folder, but for --resume itself."""
     saved = json.loads((folder / "config.json").read_text())["args"]
     return asdict(args) == {**saved, "resume": args.resume}
 
@@ -1076,6 +1102,7 @@ def write_json(content: dict, path: Path) -> None:
 
 def save_whole(content: dict, path: Path) -> None:
     """The same for tensors."""
+    # Given an open file and not a path, torch.save lets a full disk show as an OSError.
     with open(path.with_suffix(".tmp"), "wb") as file:
         torch.save(content, file)
     os.replace(path.with_suffix(".tmp"), path)
@@ -1137,19 +1164,13 @@ def parse_args() -> Args:
         fail(f"--resume {args.resume} goes on in its own folder, not in --run-dir {args.run_dir}")
     try:
         config = json.loads(Path(args.resume, "config.json").read_text())
-        script = config["script"]
-        saved_args = Args(**config["args"]) if script == SCRIPT else None
+        if config["script"] != SCRIPT:
+            fail(f"--resume {args.resume} holds a run of {config['script']}.py")
+        saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    if script != SCRIPT:
-        fail(f"--resume {args.resume} holds a run of {script}.py")
-    for field in fields(Args):
-        value = getattr(saved_args, field.name)
-        types = get_args(field.type) or (field.type,)  # two of `float | None`, values of a Literal
-        if float in types:
-            types += (int,)
-        if value not in types and type(value) not in types:
-            fail(f"--resume {args.resume}: {field.name} in its config.json cannot be {value!r}")
+    for name, value in mistyped(saved_args).items():
+        fail(f"--resume {args.resume}: {name} in its config.json cannot be {value!r}")
     saved_args.resume = args.resume
     # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=saved_args)
@@ -1162,11 +1183,28 @@ def parse_args() -> Args:
     return args
 
 
+def mistyped(record) -> dict:
+    """The fields of a dataclass's instance, read from a file, whose values are of a wrong type."""
+    wrong = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        # Of `float | None` these are two types, of a Literal its values.
+        allowed = get_args(field.type) or (field.type,)
+        if float in allowed:
+            allowed += (int,)  # 1 for 1.0
+        is_a_choice = value in allowed
+        has_right_type = type(value) in allowed
+        if not is_a_choice and not has_right_type:
+            wrong[field.name] = value
+    return wrong
+
+
 def check(args: Args) -> None:
     """Find all that is wrong with the arguments, before anything is written."""
     for name, value in asdict(args).items():
         flag = "--" + name.replace("_", "-")
-        if isinstance(value, float) and not abs(value) < 1e38:  # rather than >=, for NaN
+        # The networks compute in float32, whose largest number is 3e38.
+        if isinstance(value, float) and (np.isnan(value) or abs(value) > 1e38):
             fail(f"{flag} must be a finite number, not {value}")
         if isinstance(value, int) and value >= 2**63:
             fail(f"{flag} must be below 2 to the power of 63, not {value}")
@@ -1193,8 +1231,8 @@ def check(args: Args) -> None:
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     action = envs.single_action_space
-    if isinstance(action, Box) and not np.issubdtype(action.dtype, np.floating):
-        fail(f"--env-id {args.env_id}: actions {action}, a Box of whole numbers")
+    if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
+        fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
     check_own(args, obs, action)
     with environment_errors(args):
         envs.reset(seed=0)
@@ -1236,13 +1274,14 @@ def refusal(error: Exception) -> str | None:
             return "the disk is full"
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
             return f"a file cannot be written ({cause})"
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+    out_of_memory = "allocate memory" in str(error) or "out of memory" in str(error)  # CPU, GPU
+    if isinstance(error, MemoryError) or out_of_memory:
         return "there is not enough memory for this"
     return None
 
 
 def main() -> None:
-    # Where the caller has closed them, they are None.
+    # stdout and stderr are None if the caller has closed them.
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
@@ -1252,7 +1291,7 @@ def main() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
     args = parse_args()
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # from here on `say` sees to a closed pipe
     try:
         train(args)
     except KeyboardInterrupt:  # before Run took over

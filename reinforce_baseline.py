@@ -500,6 +500,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
+        # envs.spec still has None afterwards.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -519,6 +520,7 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
+    # Also here, for environments that make_envs has not made.
     limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     num_steps = 0
     while running.any() and num_steps < limit:
@@ -553,7 +555,7 @@ def load_policy(path: str | Path):
         out = x @ last_weight.T + last_bias
         if saved["head"] == "argmax":
             return (saved["low"] + out.argmax(-1)).numpy()
-        if saved["head"] == "tanh":
+        if saved["head"] == "tanh":  # else "clip": only clamped, below
             out = out.tanh()
         share = (out + 1) / 2  # 0 at the lower bound, 1 at the upper
         action = saved["low"] + share * (saved["high"] - saved["low"])
@@ -563,7 +565,9 @@ def load_policy(path: str | Path):
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-TRAINING = 0  # what a seed is for: mixed into it by derive_seed; not every script uses all
+# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# Not every script uses all.
+TRAINING = 0
 EVALUATION = 1
 ACTIONS = 2
 
@@ -618,11 +622,13 @@ class Run:
         self.dir, self.lock = make_folder(args)
         if args.resume is not None:
             self.restore(self.dir)
+            # With other flags, such as --capture-video or a larger budget, a finished run goes on,
+            # if only to be evaluated again.
             if (self.dir / "summary.json").exists() and same_args(args, self.dir):
-                say(f"{self.dir} is finished; a larger --total-timesteps would go on")
+                say(f"{self.dir} is finished, at step {self.count.global_step:,}")
                 sys.exit(0)
         self.wandb = start_wandb(args, self.dir) if args.track else None
-        (self.dir / "summary.json").unlink(missing_ok=True)  # it would be of another policy
+        (self.dir / "summary.json").unlink(missing_ok=True)  # the old one is of an earlier policy
         write_json(describe(args, device), self.dir / "config.json")
         say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
         if envs.spec.max_episode_steps is None:
@@ -637,7 +643,8 @@ class Run:
         self.last_print = self.last_save
         self.signals = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            self.signals.append(signal.SIGHUP)  # the terminal was closed; nohup ignores it
+            # It comes when the terminal is closed. Under nohup it is ignored, and stays so.
+            self.signals.append(signal.SIGHUP)
         self.handle_signals(self.interrupt)
 
     def handle_signals(self, handler) -> None:
@@ -723,7 +730,9 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt. Weights or rewards that are not finite stop the run instead."""
+        """Write checkpoint.pt. Weights, statistics or stored transitions that are not finite stop
+        the run instead.
+        """
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():
@@ -757,9 +766,12 @@ class Run:
             for name, part in self.parts.items():
                 part.load_state_dict(checkpoint[name])
             self.count = Count(**checkpoint["count"])
-            self.last100 = checkpoint["last100"]
+            self.last100 = [float(episode_return) for episode_return in checkpoint["last100"]]
+            if mistyped(self.count):
+                raise TypeError
             if checkpoint["target_return"] != args.target_return:
-                self.count.solved_at_step = None  # that was another target
+                # That was another target. By the new one it is solved at this step at the earliest.
+                self.count.solved_at_step = None
                 self.count.solved_at_s = None
                 self.note_whether_solved()
             torch.set_rng_state(checkpoint["rng"])
@@ -775,9 +787,9 @@ class Run:
         self.bar.close()
         args = self.args
         count = self.count
+        self.evaluating = True  # first: a signal after the test below must find it set
         if self.interrupted_by:
             self.exit_interrupted()
-        self.evaluating = True
         policy["env_id"] = args.env_id
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
@@ -800,6 +812,12 @@ class Run:
         summary["eval_return_std"] = std
         summary["eval_episodes"] = len(returns)
         write_json(summary, self.dir / "summary.json")
+        if self.wandb:
+            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
+            for path in self.dir.glob("videos/*.mp4"):
+                video = sys.modules["wandb"].Video(str(path), format="mp4")
+                self.wandb.log({"video": video}, step=count.global_step)
+            self.wandb.finish()
         self.handle_signals(signal.SIG_DFL)  # nothing is left that could be lost
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
@@ -807,12 +825,6 @@ class Run:
         say(f"To see the curves: tensorboard --logdir {self.dir}")
         if not args.capture_video:
             say(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
-        if self.wandb:
-            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
-            for path in self.dir.glob("videos/*.mp4"):
-                video = sys.modules["wandb"].Video(str(path), format="mp4")
-                self.wandb.log({"video": video}, step=count.global_step)
-            self.wandb.finish()
 
 
 def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
@@ -824,9 +836,7 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
     try:
         folder = make_new_folder(args) if given is None else Path(given)
         folder.mkdir(parents=True, exist_ok=True)
-        files_of_a_run = ["checkpoint.pt", "summary.json"]
-        if not (folder / ".lock").exists():  # else it is a run that was killed as it began
-            files_of_a_run += ["config.json", "policy.pt"]
+        check_that_it_is_free(folder, args)
         lock = sqlite3.connect(folder / ".lock", timeout=1)
         lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
         lock.execute("BEGIN EXCLUSIVE")
@@ -834,9 +844,19 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
         fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
     except OSError as error:
         fail(f"the run's folder cannot be made ({error})")
-    if args.resume is None and any((folder / name).exists() for name in files_of_a_run):
-        fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
+    check_that_it_is_free(folder, args)  # again, as another run may have just ended here
     return folder, lock
+
+
+def check_that_it_is_free(folder: Path, args: Args) -> None:
+    """Refuse a new run in a folder that holds a run, or files of somebody else with its names."""
+    taken = ["checkpoint.pt", "summary.json"]
+    # A run that is killed before its first checkpoint leaves .lock and config.json. Its folder may
+    # be used again. Without a .lock, config.json and policy.pt belong to somebody else.
+    if not (folder / ".lock").exists():
+        taken += ["config.json", "policy.pt"]
+    if args.resume is None and any((folder / name).exists() for name in taken):
+        fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
 
 
 def make_new_folder(args: Args) -> Path:
@@ -846,7 +866,7 @@ def make_new_folder(args: Args) -> Path:
     number = 1
     while True:
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)  # an id like ALE/Pong-v5 has two parts
         try:
             folder.mkdir()
             return folder
@@ -878,7 +898,7 @@ def start_wandb(args: Args, folder: Path):
 
 
 def same_args(args: Args, folder: Path) -> bool:
-    """Whether these are the arguments of the run in the folder."""
+    """Whether these are the arguments of the run in the folder, but for --resume itself."""
     saved = json.loads((folder / "config.json").read_text())["args"]
     return asdict(args) == {**saved, "resume": args.resume}
 
@@ -891,6 +911,7 @@ def write_json(content: dict, path: Path) -> None:
 
 def save_whole(content: dict, path: Path) -> None:
     """The same for tensors."""
+    # Given an open file and not a path, torch.save lets a full disk show as an OSError.
     with open(path.with_suffix(".tmp"), "wb") as file:
         torch.save(content, file)
     os.replace(path.with_suffix(".tmp"), path)
@@ -952,19 +973,13 @@ def parse_args() -> Args:
         fail(f"--resume {args.resume} goes on in its own folder, not in --run-dir {args.run_dir}")
     try:
         config = json.loads(Path(args.resume, "config.json").read_text())
-        script = config["script"]
-        saved_args = Args(**config["args"]) if script == SCRIPT else None
+        if config["script"] != SCRIPT:
+            fail(f"--resume {args.resume} holds a run of {config['script']}.py")
+        saved_args = Args(**config["args"])
     except Exception as error:  # every kind of damage raises a type of its own
         fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    if script != SCRIPT:
-        fail(f"--resume {args.resume} holds a run of {script}.py")
-    for field in fields(Args):
-        value = getattr(saved_args, field.name)
-        types = get_args(field.type) or (field.type,)  # two of `float | None`, values of a Literal
-        if float in types:
-            types += (int,)
-        if value not in types and type(value) not in types:
-            fail(f"--resume {args.resume}: {field.name} in its config.json cannot be {value!r}")
+    for name, value in mistyped(saved_args).items():
+        fail(f"--resume {args.resume}: {name} in its config.json cannot be {value!r}")
     saved_args.resume = args.resume
     # Read the command line again, with that run's arguments in place of the defaults.
     args = tyro.cli(Args, default=saved_args)
@@ -977,11 +992,28 @@ def parse_args() -> Args:
     return args
 
 
+def mistyped(record) -> dict:
+    """The fields of a dataclass's instance, read from a file, whose values are of a wrong type."""
+    wrong = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        # Of `float | None` these are two types, of a Literal its values.
+        allowed = get_args(field.type) or (field.type,)
+        if float in allowed:
+            allowed += (int,)  # 1 for 1.0
+        is_a_choice = value in allowed
+        has_right_type = type(value) in allowed
+        if not is_a_choice and not has_right_type:
+            wrong[field.name] = value
+    return wrong
+
+
 def check(args: Args) -> None:
     """Find all that is wrong with the arguments, before anything is written."""
     for name, value in asdict(args).items():
         flag = "--" + name.replace("_", "-")
-        if isinstance(value, float) and not abs(value) < 1e38:  # rather than >=, for NaN
+        # The networks compute in float32, whose largest number is 3e38.
+        if isinstance(value, float) and (np.isnan(value) or abs(value) > 1e38):
             fail(f"{flag} must be a finite number, not {value}")
         if isinstance(value, int) and value >= 2**63:
             fail(f"{flag} must be below 2 to the power of 63, not {value}")
@@ -1008,8 +1040,8 @@ def check(args: Args) -> None:
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
     action = envs.single_action_space
-    if isinstance(action, Box) and not np.issubdtype(action.dtype, np.floating):
-        fail(f"--env-id {args.env_id}: actions {action}, a Box of whole numbers")
+    if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
+        fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
     check_own(args, obs, action)
     with environment_errors(args):
         envs.reset(seed=0)
@@ -1051,13 +1083,14 @@ def refusal(error: Exception) -> str | None:
             return "the disk is full"
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
             return f"a file cannot be written ({cause})"
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+    out_of_memory = "allocate memory" in str(error) or "out of memory" in str(error)  # CPU, GPU
+    if isinstance(error, MemoryError) or out_of_memory:
         return "there is not enough memory for this"
     return None
 
 
 def main() -> None:
-    # Where the caller has closed them, they are None.
+    # stdout and stderr are None if the caller has closed them.
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
@@ -1067,7 +1100,7 @@ def main() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
     args = parse_args()
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # from here on `say` sees to a closed pipe
     try:
         train(args)
     except KeyboardInterrupt:  # before Run took over

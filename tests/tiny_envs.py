@@ -295,6 +295,7 @@ gym.register("Small-v0", Scaled, kwargs={"action_space": BOX, **SMALL})
 LOPSIDED = Box(-1.4, 0.3, (1,))  # whose upper bound is missed by rounding
 gym.register("Strict-v0", Strict, kwargs={"action_space": LOPSIDED})
 gym.register("WholeNumbers-v0", Identity, kwargs={"action_space": Box(-2, 2, (1,), np.int64)})
+gym.register("Half-v0", Identity, kwargs={"action_space": Box(-2, 2, (1,), np.float16)})
 MODES = gym.vector.AutoresetMode
 for name, mode, reuse in (
     ("SameArrays", MODES.NEXT_STEP, True),

@@ -34,7 +34,8 @@ EVERY_SCRIPT = [
 SHARED_PART = [
     (("--seed", 2**63), "--seed"),
     (("--seed", 2**64), "--seed"),
-    (("--env-id", "tiny_envs:WholeNumbers-v0"), "whole numbers"),
+    (("--env-id", "tiny_envs:WholeNumbers-v0"), "not of float32 or float64"),
+    (("--env-id", "tiny_envs:Half-v0"), "not of float32 or float64"),
     (("--env-id", "tiny_envs:SameStep-v0"), "NEXT_STEP"),
     (("--env-id", "tiny_envs:NoAutoreset-v0"), "NEXT_STEP"),
 ]

@@ -76,7 +76,8 @@ class TestFoldersOfOthers:
     def test_a_file_of_somebody_else_is_not_overwritten(self, run, tmp_path, name):
         (tmp_path / "r").mkdir()
         (tmp_path / "r" / name).write_text("precious")
-        assert_refused(run("ppo_clip", *QUICK, "--run-dir", "r"), "--run-dir r holds a run")
+        for _ in range(2):
+            assert_refused(run("ppo_clip", *QUICK, "--run-dir", "r"), "--run-dir r holds a run")
         assert (tmp_path / "r" / name).read_text() == "precious"
 
     def test_a_run_that_was_killed_as_it_began_can_be_started(self, completed_run, tmp_path):
@@ -251,3 +252,26 @@ def test_a_whole_number_by_hand_in_config_json(completed_run, tmp_path, value):
     completed_run("ppo_clip", "--resume", "r", "--total-timesteps", 4096)
     assert config(tmp_path / "r")["args"]["gamma"] == 1
     assert torch.load(tmp_path / "r" / "policy.pt", weights_only=True)["env_id"] == "CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"last100": None},
+        {"last100": ["much"]},
+        {"count": {"global_step": "abc"}},
+        {"count": {"wall_s": None}},
+        {"count": 5},
+        {"target_return": 3, "count": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_count_in_a_checkpoint(completed_run, run, tmp_path, damage):
+    completed_run("ppo_clip", *QUICK, "--run-dir", "r")
+    saved = checkpoint(tmp_path / "r")
+    if isinstance(damage.get("count"), dict):
+        damage = {"count": saved["count"] | damage["count"]}
+    torch.save(saved | damage, tmp_path / "r" / "checkpoint.pt")
+    more = ("--total-timesteps", 6000, "--target-return", 9999)
+    assert_refused(run("ppo_clip", "--resume", "r", *more), "--resume r")
+    assert summary(tmp_path / "r")["global_step"] == saved["count"]["global_step"]
