@@ -501,7 +501,7 @@ def train(args: Args) -> None:
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
-    running = not any(gather_objects(run.finished()))
+    running = not run.finished()  # the same on all, by what has been restored
     while running:
         lr = args.learning_rate
         if args.anneal_lr:
@@ -1027,7 +1027,8 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
     try:
         folder = make_new_folder(args) if given is None else Path(given)
         folder.mkdir(parents=True, exist_ok=True)
-        check_that_it_is_free(folder, args)
+        if not (folder / ".lock").exists():
+            check_that_it_is_free(folder, args)
         lock = sqlite3.connect(folder / ".lock", timeout=1)
         lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
         lock.execute("BEGIN EXCLUSIVE")
@@ -1035,7 +1036,7 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
         fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
     except OSError as error:
         fail(f"the run's folder cannot be made ({error})")
-    check_that_it_is_free(folder, args)  # again, as another run may have just ended here
+    check_that_it_is_free(folder, args)
     return folder, lock
 
 

@@ -781,7 +781,8 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
     try:
         folder = make_new_folder(args) if given is None else Path(given)
         folder.mkdir(parents=True, exist_ok=True)
-        check_that_it_is_free(folder, args)
+        if not (folder / ".lock").exists():
+            check_that_it_is_free(folder, args)
         lock = sqlite3.connect(folder / ".lock", timeout=1)
         lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
         lock.execute("BEGIN EXCLUSIVE")
@@ -789,7 +790,7 @@ def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
         fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
     except OSError as error:
         fail(f"the run's folder cannot be made ({error})")
-    check_that_it_is_free(folder, args)  # again, as another run may have just ended here
+    check_that_it_is_free(folder, args)
     return folder, lock
 
 
