@@ -4,6 +4,7 @@ import importlib
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -105,6 +106,17 @@ def run_script_in_fork(path: Path, argv: list[str], cwd: Path) -> None:
         os.dup2(file, descriptor)
     sys.argv = [str(path), *argv]
     runpy.run_path(str(path), run_name="__main__")
+
+
+def complete_in_fork(target, path: Path, argv: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    """Calls target(path, argv, cwd), as run_script_in_fork, in a process and waits for its end."""
+    process = FORKSERVER.Process(target=target, args=(path, argv, cwd))
+    process.start()
+    process.join(300)
+    process.kill()
+    stdout = Path(f"{cwd}.stdout").read_text()
+    stderr = Path(f"{cwd}.stderr").read_text()
+    return subprocess.CompletedProcess([str(path), *argv], process.exitcode, stdout, stderr)
 
 
 def wait_for(condition, seconds: float = 30, process=None) -> None:

@@ -8,9 +8,9 @@ import pytest
 from torch import distributed
 
 from helpers import (
-    FORKSERVER,
     ROOT,
     SCRIPTS,
+    complete_in_fork,
     process_environment,
     run_script_in_fork,
     short_run_flags,
@@ -55,13 +55,7 @@ def run(tmp_path):
                 text=True,
                 timeout=300,
             )
-        process = FORKSERVER.Process(target=run_script_in_fork, args=(path, argv, cwd))
-        process.start()
-        process.join(300)
-        process.kill()
-        stdout = Path(f"{cwd}.stdout").read_text()
-        stderr = Path(f"{cwd}.stderr").read_text()
-        return subprocess.CompletedProcess([str(path), *argv], process.exitcode, stdout, stderr)
+        return complete_in_fork(run_script_in_fork, path, argv, cwd)
 
     return run
 

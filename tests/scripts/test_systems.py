@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from packaging.requirements import Requirement
 import ddpg
 import reinforce
 from helpers import (
-    FORKSERVER,
     ROOT,
     SCRIPTS,
+    complete_in_fork,
     process_environment,
     run_script_in_fork,
     short_run_flags,
@@ -44,13 +45,8 @@ def run_after(tmp_path):
     def run_after(prepare, script: str, *flags) -> subprocess.CompletedProcess:
         path = ROOT / f"{script}.py"
         argv = [str(flag) for flag in flags]
-        process = FORKSERVER.Process(target=run_in_fork_after, args=(prepare, path, argv, tmp_path))
-        process.start()
-        process.join(300)
-        process.kill()
-        stdout = Path(f"{tmp_path}.stdout").read_text()
-        stderr = Path(f"{tmp_path}.stderr").read_text()
-        return subprocess.CompletedProcess([str(path), *argv], process.exitcode, stdout, stderr)
+        target = partial(run_in_fork_after, prepare)
+        return complete_in_fork(target, path, argv, tmp_path)
 
     return run_after
 
