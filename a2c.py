@@ -7,6 +7,7 @@
 #     "tyro>=0.9",
 #     "tensorboard>=2.18",
 #     "tqdm>=4.66",
+#     "filelock>=3.12",
 # ]
 # ///
 """A2C: the advantage actor-critic, with a critic that bootstraps, in parallel environments.
@@ -48,27 +49,27 @@ Papers      Mnih et al. 2016, "Asynchronous Methods for Deep RL", arXiv:1602.017
 """
 
 import contextlib
-import errno
 import importlib.util
 import inspect
+import io
 import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -480,11 +481,10 @@ def train(args: Args) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The range of these flags.
-AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "eval_episodes"]
-AT_LEAST_0 = ["seed", "learning_rate", "gamma", "gae_lambda", "vf_coef", "checkpoint_interval"]
-ABOVE_0 = ["max_grad_norm"]
-AT_MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
+# The least and the most that a number can be, where that is not 0 and 1e15.
+LEAST = dict.fromkeys(["total_timesteps", "num_envs", "num_steps", "eval_episodes"], 1)
+LEAST |= {"max_grad_norm": 1e-9, "target_return": -1e15}
+MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
 # What a resumed run cannot change.
 FIXED = ["env_id", "norm_obs"]
 
@@ -495,16 +495,16 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
     size = f"a rollout, --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
     if args.total_timesteps < steps:
         fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
-    if args.gae_lambda is not None and not args.gae_lambda >= 0:
-        fail(f"--gae-lambda must be at least 0, not {args.gae_lambda}")
-    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()
-    if not flat_box and not isinstance(action, Discrete):
+    flat_box = isinstance(action, Box) and len(action.shape) == 1
+    bounded_box = flat_box and np.abs([action.low, action.high]).max() < 1e30
+    if not bounded_box and not isinstance(action, Discrete):
         fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
 
 
 def set_threads() -> None:
     """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
-    torch.set_num_threads(num_threads(default=1))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def export(agent: Agent) -> dict:
@@ -523,6 +523,19 @@ def export(agent: Agent) -> dict:
 # ---------------------------------------------------------------- the same in every script
 
 
+MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
+# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# Not every script uses all.
+TRAINING = 0
+EVALUATION = 1
+ACTIONS = 2
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
+
+
 def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     """Make environments that step together: gymnasium's native vector version if there is one.
 
@@ -538,7 +551,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     return envs
 
 
-def make_filmed_env(env_id: str, folder: Path) -> gym.vector.VectorEnv:
+def make_filmed_env(env_id: str, folder: str | Path) -> gym.vector.VectorEnv:
     """Make one environment, whose first episode is written to a video in the folder."""
     record = [lambda env: gym.wrappers.RecordVideo(env, str(folder))]
     return gym.make_vec(env_id, 1, "sync", wrappers=record, render_mode="rgb_array")
@@ -553,16 +566,12 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
-    # Also here, for environments that make_envs has not made.
-    limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
-    num_steps = 0
-    while running.any() and num_steps < limit:
+    for _ in range(envs.spec.max_episode_steps or MAX_EPISODE_STEPS):
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
         running &= ~(terminated | truncated)
-        num_steps += 1
-    if num_steps == MAX_EPISODE_STEPS:
-        say(f"Episodes of the evaluation were cut after {num_steps:,} steps")
+        if not running.any():
+            break
     envs.close()
     return returns
 
@@ -595,19 +604,6 @@ def load_policy(path: str | Path):
         return action.clamp(saved["low"], saved["high"]).numpy()
 
     return policy
-
-
-MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
-# Not every script uses all.
-TRAINING = 0
-EVALUATION = 1
-ACTIONS = 2
-
-
-def derive_seed(*numbers: int) -> int:
-    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
 
 
 class Adam(torch.optim.Adam):
@@ -650,57 +646,53 @@ class Run:
         self.last100 = []  # returns of the last 100 episodes
         self.metrics = {}  # tag → values since the last log line
         self.interrupted_by = 0  # number of a signal
-        self.evaluating = False
-        self.last_save = 0.0
         self.dir, self.lock = make_folder(args)
         if args.resume is not None:
-            self.restore(self.dir)
-            # With other flags, such as --capture-video or a larger budget, a finished run goes on,
-            # if only to be evaluated again.
-            if (self.dir / "summary.json").exists() and same_args(args, self.dir):
-                say(f"{self.dir} is finished, at step {self.count.global_step:,}")
-                sys.exit(0)
+            self.restore()
         self.wandb = start_wandb(args, self.dir) if args.track else None
-        (self.dir / "summary.json").unlink(missing_ok=True)  # the old one is of an earlier policy
-        write_json(describe(args, device), self.dir / "config.json")
-        say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
-        if envs.spec.max_episode_steps is None:
-            limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
-            say(f"{args.env_id} names no time limit: {limit}")
         step = self.count.global_step
         purge_step = step + 1 if args.resume else None  # drop what was logged after the checkpoint
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
+        self.last_print = time.perf_counter()
         self.save()  # so that --resume works from the start
-        self.last_print = self.last_save
-        self.signals = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            # It comes when the terminal is closed. Under nohup it is ignored, and stays so.
-            self.signals.append(signal.SIGHUP)
-        self.handle_signals(self.interrupt)
+        write_whole(self.dir / "config.json", to_json(describe(args, device)))
+        (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
+        say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
+        if envs.spec.max_episode_steps is None:
+            limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
+            say(f"{args.env_id} names no time limit: {limit}")
+        handle_signals(self.interrupt)
 
-    def handle_signals(self, handler) -> None:
-        for number in self.signals:
-            signal.signal(number, handler)
+    def restore(self) -> None:
+        """Go on from the checkpoint. Environments cannot be restored: new episodes begin."""
+        checkpoint = load_checkpoint(self.dir)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(checkpoint[name])
+            self.count = Count(**checkpoint["count"])
+            self.last100 = checkpoint["last100"]
+            torch.set_rng_state(checkpoint["rng"])
+            num_gpus = torch.cuda.device_count()  # there may be fewer now
+            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
+        except Exception as error:  # every kind of misfit raises a type of its own
+            fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
+        old_args = checkpoint["args"]
+        if old_args["target_return"] != self.args.target_return:
+            # That was another target. By the new one it is solved at this step at the earliest.
+            self.count.solved_at_step = None
+            self.count.solved_at_s = None
+            self.note_whether_solved()
+        # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+        nothing_new = asdict(self.args) == {**old_args, "resume": self.args.resume}
+        if (self.dir / "summary.json").exists() and nothing_new:
+            say(f"{self.dir} is finished, at step {self.count.global_step:,}")
+            sys.exit(0)
 
-    def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration.
-
-        A second one ends at once. So does the first one in the evaluation, when all is saved.
-        """
-        self.interrupted_by = number
-        self.handle_signals(signal.SIG_DFL)
-        if self.evaluating:
-            self.exit_interrupted()
-        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
-            # Not by print: it may be what was interrupted, and cannot be entered twice.
-            os.write(2, b"\nfinishing this iteration; again to quit at once\n")
-
-    def exit_interrupted(self) -> NoReturn:
-        step = self.count.global_step
-        say(f"Interrupted at step {step:,}; continue with --resume {self.dir}")
-        sys.exit(128 + self.interrupted_by)
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
 
     def reached(self, target: float | None) -> bool:
         """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
@@ -714,9 +706,13 @@ class Run:
             self.count.solved_at_step = self.count.global_step
             self.count.solved_at_s = self.count.wall_s
 
-    def finished(self) -> bool:
-        spent = self.count.global_step >= self.args.total_timesteps
-        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
+    def interrupt(self, number: int, _) -> None:
+        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        self.interrupted_by = number
+        handle_signals(signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
+            # Not by print: it may be what was interrupted, and cannot be entered twice.
+            os.write(2, b"\nfinishing this iteration; again to quit at once\n")
 
     def metric(self, tag: str, value: Tensor | float) -> None:
         """Collect a value. The next log line has the mean of what was collected under each tag."""
@@ -740,7 +736,6 @@ class Run:
             mean_return, mean_length = np.mean(episodes, axis=0)
             self.metric("charts/episodic_return", mean_return)
             self.metric("charts/episodic_length", mean_length)
-            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         means = [torch.stack(values).mean() for values in self.metrics.values()]
         means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
         means = dict(zip(self.metrics, means))
@@ -752,15 +747,20 @@ class Run:
         for tag, mean in means.items():
             if not np.isfinite(mean):
                 self.stop(f"{tag} became {mean}")
+        self.show_progress()
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
+            self.save()
+
+    def show_progress(self) -> None:
+        """Move the bar. Where there is no terminal, and so no bar, print a line now and then."""
+        count = self.count
+        mean_return = np.mean(self.last100) if self.last100 else float("nan")
+        self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
         if self.bar.disable and time.perf_counter() - self.last_print > 30:
-            # There is no terminal, so there is no bar.
-            mean_return = np.mean(self.last100) if self.last100 else float("nan")
             progress = f"step {count.global_step:,} of {self.args.total_timesteps:,}"
             say(f"{progress}, return {mean_return:.1f}, {count.sps:,} steps/s")
             self.last_print = time.perf_counter()
-        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
-            self.save()
 
     def save(self) -> None:
         """Write checkpoint.pt. Weights, statistics or stored transitions that are not finite stop
@@ -773,13 +773,12 @@ class Run:
                 if isinstance(value, Tensor) and not value.isfinite().all():
                     self.stop(f"{key} of {name} is not finite any more")
         state["script"] = SCRIPT
-        state["env_id"] = self.args.env_id
-        state["target_return"] = self.args.target_return
+        state["args"] = asdict(self.args)
         state["count"] = asdict(self.count)
         state["last100"] = self.last100
         state["rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state_all()
-        save_whole(state, self.dir / "checkpoint.pt")
+        write_whole(self.dir / "checkpoint.pt", to_bytes(state))
         self.last_save = time.perf_counter()
 
     def stop(self, why: str) -> NoReturn:
@@ -789,47 +788,23 @@ class Run:
         kept = f"stopped; {self.dir} keeps its last checkpoint"
         sys.exit(f"{why} at step {self.count.global_step:,}: {kept}")
 
-    def restore(self, folder: Path) -> None:
-        """Go on from a folder's checkpoint. Environments cannot be restored: new episodes begin."""
-        args = self.args
-        try:
-            checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
-            if (checkpoint["script"], checkpoint["env_id"]) != (SCRIPT, args.env_id):
-                raise ValueError
-            for name, part in self.parts.items():
-                part.load_state_dict(checkpoint[name])
-            self.count = Count(**checkpoint["count"])
-            self.last100 = [float(episode_return) for episode_return in checkpoint["last100"]]
-            if mistyped(self.count):
-                raise TypeError
-            if checkpoint["target_return"] != args.target_return:
-                # That was another target. By the new one it is solved at this step at the earliest.
-                self.count.solved_at_step = None
-                self.count.solved_at_s = None
-                self.note_whether_solved()
-            torch.set_rng_state(checkpoint["rng"])
-            num_gpus = torch.cuda.device_count()  # there may be fewer now
-            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
-        except Exception as error:  # every kind of damage raises a type of its own
-            reason = f"holds no checkpoint that fits these flags ({type(error).__name__})"
-            fail(f"--resume {folder} {reason}")
-
     def finish(self, policy: dict) -> None:
         """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
         self.save()
         self.bar.close()
+        handle_signals(signal.SIG_DFL)  # all is saved: from here on a signal ends the run at once
         args = self.args
         count = self.count
-        self.evaluating = True  # first: a signal after the test below must find it set
         if self.interrupted_by:
-            self.exit_interrupted()
+            say(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
+            sys.exit(128 + self.interrupted_by)
         policy["env_id"] = args.env_id
         policy["observation_space"] = str(self.envs.single_observation_space)
         policy["action_space"] = str(self.envs.single_action_space)
-        save_whole(policy, self.dir / "policy.pt")
+        write_whole(self.dir / "policy.pt", to_bytes(policy))
         act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
         if not args.save_model:
-            os.remove(self.dir / "policy.pt")
+            (self.dir / "policy.pt").unlink()
         seed = derive_seed(args.seed, EVALUATION)
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
         mean = returns.mean()
@@ -844,14 +819,13 @@ class Run:
         summary["eval_return_mean"] = mean
         summary["eval_return_std"] = std
         summary["eval_episodes"] = len(returns)
-        write_json(summary, self.dir / "summary.json")
+        write_whole(self.dir / "summary.json", to_json(summary))
         if self.wandb:
             self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
             for path in self.dir.glob("videos/*.mp4"):
                 video = sys.modules["wandb"].Video(str(path), format="mp4")
                 self.wandb.log({"video": video}, step=count.global_step)
             self.wandb.finish()
-        self.handle_signals(signal.SIG_DFL)  # nothing is left that could be lost
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
         say(f"{args.env_id}: {result}; {cost}; {self.dir}")
@@ -860,52 +834,43 @@ class Run:
             say(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
 
 
-def make_folder(args: Args) -> tuple[Path, sqlite3.Connection]:
-    """Make the run's folder, and lock it for as long as this process lives.
+def handle_signals(handler) -> None:
+    """Set what Ctrl-C, SIGTERM and the closing of the terminal (SIGHUP) do."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    # Windows has no SIGHUP. Under nohup it is ignored, and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
 
-    The lock is a transaction of SQLite. Every system releases it when the process dies.
-    """
+
+def make_folder(args: Args) -> tuple[Path, FileLock]:
+    """Make the run's folder, and lock it until this process ends, in whatever way it ends."""
     given = args.run_dir if args.resume is None else args.resume
     try:
         folder = make_new_folder(args) if given is None else Path(given)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / ".lock").exists():
-            check_that_it_is_free(folder, args)
-        lock = sqlite3.connect(folder / ".lock", timeout=1)
-        lock.execute("PRAGMA journal_mode = OFF")  # no second file beside it
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        fail(f"another run is at work in {folder}, or it cannot be written to ({error})")
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=1)
+    except Timeout:
+        fail(f"another run is at work in {folder}")
     except OSError as error:
         fail(f"the run's folder cannot be made ({error})")
-    check_that_it_is_free(folder, args)
+    for name in ("checkpoint.pt", "config.json", "policy.pt"):
+        if args.resume is None and (folder / name).exists():
+            fail(f"--run-dir {folder} holds a run ({name}): use --resume, or another folder")
     return folder, lock
 
 
-def check_that_it_is_free(folder: Path, args: Args) -> None:
-    """Refuse a new run in a folder that holds a run, or files of somebody else with its names."""
-    taken = ["checkpoint.pt", "summary.json"]
-    # A run that is killed before its first checkpoint leaves .lock and config.json. Its folder may
-    # be used again. Without a .lock, config.json and policy.pt belong to somebody else.
-    if not (folder / ".lock").exists():
-        taken += ["config.json", "policy.pt"]
-    if args.resume is None and any((folder / name).exists() for name in taken):
-        fail(f"--run-dir {folder} holds a run: use --resume, or another folder")
-
-
 def make_new_folder(args: Args) -> Path:
-    """Make a folder in runs/. A run that starts in the same second gets another one."""
+    """Make a folder in runs/."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    name = name.replace(":", "-")  # of an id like module:Name-v0
-    number = 1
-    while True:
-        folder = Path("runs", name if number == 1 else f"{name}-{number}")
-        folder.parent.mkdir(parents=True, exist_ok=True)  # an id like ALE/Pong-v5 has two parts
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
+    folder = Path("runs", name.replace(":", "-"))  # an id may be module:Name-v0
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # of a run that was started in the same second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+        folder.mkdir()
+    return folder
 
 
 def start_wandb(args: Args, folder: Path):
@@ -931,24 +896,15 @@ def start_wandb(args: Args, folder: Path):
     return run
 
 
-def same_args(args: Args, folder: Path) -> bool:
-    """Whether these are the arguments of the run in the folder, but for --resume itself."""
-    saved = json.loads((folder / "config.json").read_text())["args"]
-    return asdict(args) == {**saved, "resume": args.resume}
-
-
-def write_json(content: dict, path: Path) -> None:
-    """Write a file whole or not at all: a kill leaves the old one or the new one."""
-    path.with_suffix(".tmp").write_text(json.dumps(content, indent=2))
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def save_whole(content: dict, path: Path) -> None:
-    """The same for tensors."""
-    # Given an open file and not a path, torch.save lets a full disk show as an OSError.
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        torch.save(content, file)
-    os.replace(path.with_suffix(".tmp"), path)
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    commit = None
+    if shutil.which("git"):
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
+    return {**config, "versions": versions}
 
 
 def say(text: str) -> None:
@@ -959,15 +915,110 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def describe(args: Args, device: torch.device) -> dict:
-    """What config.json says of a run: its arguments and what it ran with."""
-    commit = None
-    if shutil.which("git"):
-        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
-    return {**config, "versions": versions}
+def to_json(content: dict) -> bytes:
+    return json.dumps(content, indent=2).encode()
+
+
+def to_bytes(content: dict) -> memoryview:
+    """What torch.save would write to a file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all: a kill leaves the old one or the new one."""
+    new = path.with_suffix(".tmp")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
+def load_checkpoint(folder: str | Path) -> dict:
+    """Read a run's checkpoint.pt, as plain data: a file that would run code is refused."""
+    try:
+        checkpoint = torch.load(Path(folder, "checkpoint.pt"), "cpu", weights_only=True)
+        script = checkpoint["script"]
+    except Exception as error:  # every kind of damage raises a type of its own
+        fail(f"--resume {folder} holds no run to continue ({type(error).__name__})")
+    if script != SCRIPT:
+        fail(f"--resume {folder} holds a run of {script}.py")
+    return checkpoint
+
+
+def parse_args() -> Args:
+    """Read the command line. With --resume, that run's arguments stand in for the defaults."""
+    args = tyro.cli(Args)
+    if args.resume is None:
+        return args
+    if args.run_dir is not None:
+        fail(f"--resume {args.resume} goes on in its own folder: leave --run-dir out")
+    saved_args = Args(**load_checkpoint(args.resume)["args"])
+    saved_args.resume = args.resume
+    # Read the command line again, with that run's arguments in place of the defaults.
+    args = tyro.cli(Args, default=saved_args)
+    for name in FIXED:
+        value = getattr(args, name)
+        saved_value = getattr(saved_args, name)
+        if value != saved_value:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
+    return args
+
+
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name, value in asdict(args).items():
+        least = LEAST.get(name, 0)
+        most = MOST.get(name, 1e15)
+        if isinstance(value, int | float) and not least <= value <= most:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"{flag} must be from {least:g} to {most:g}, not {value}")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        fail("--track needs a package: pip install wandb")
+    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
+    with errors_of(f"--env-id {args.env_id}"):
+        envs = make_envs(args.env_id, 1)
+    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
+        fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
+    obs = envs.single_observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    action = envs.single_action_space
+    if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
+        fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
+    check_own(args, obs, action)
+    with errors_of(f"--env-id {args.env_id}"):
+        take_one_step(envs)
+    if args.capture_video:  # find out now what would be missing at the end
+        hint = "without a display, MuJoCo needs MUJOCO_GL=egl or osmesa"
+        with errors_of(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
+            take_one_step(make_filmed_env(args.env_id, folder))
+
+
+def take_one_step(envs: gym.vector.VectorEnv) -> None:
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    envs.close()
+
+
+@contextlib.contextmanager
+def errors_of(what: str):
+    """Say in a line what went wrong in here, and where in which file."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        fail(f"{what}: {type(error).__name__}: {error} ({where})")
+
+
+def fail(message: str) -> NoReturn:
+    """Bad input: one line on stderr and exit status 2."""
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def set_up(args: Args) -> torch.device:
@@ -981,169 +1032,24 @@ def set_up(args: Args) -> torch.device:
     return device
 
 
-def fail(message: str) -> NoReturn:
-    """Bad input: one line on stderr and exit status 2."""
-    one_line = " ".join(message.split())
-    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def num_threads(default: int) -> int:
-    """OMP_NUM_THREADS if it is a number, at most one for each core; else the default."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if first.isdecimal() and int(first) > 0:
-        return min(int(first), os.cpu_count())
-    return default
-
-
-def parse_args() -> Args:
-    """Read the command line. With --resume, that run's arguments stand in for the defaults."""
-    args = tyro.cli(Args)
-    if "" in (args.resume, args.run_dir):
-        fail("--resume and --run-dir need the name of a folder")
-    if args.resume is None:
-        return args
-    if args.run_dir is not None and Path(args.run_dir) != Path(args.resume):
-        fail(f"--resume {args.resume} goes on in its own folder, not in --run-dir {args.run_dir}")
-    try:
-        config = json.loads(Path(args.resume, "config.json").read_text())
-        if config["script"] != SCRIPT:
-            fail(f"--resume {args.resume} holds a run of {config['script']}.py")
-        saved_args = Args(**config["args"])
-    except Exception as error:  # every kind of damage raises a type of its own
-        fail(f"--resume {args.resume} holds no run to continue ({type(error).__name__})")
-    for name, value in mistyped(saved_args).items():
-        fail(f"--resume {args.resume}: {name} in its config.json cannot be {value!r}")
-    saved_args.resume = args.resume
-    # Read the command line again, with that run's arguments in place of the defaults.
-    args = tyro.cli(Args, default=saved_args)
-    for name in FIXED:
-        value = getattr(args, name)
-        saved_value = getattr(saved_args, name)
-        if value != saved_value:
-            flag = f"--{name.replace('_', '-')}"
-            fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
-    return args
-
-
-def mistyped(record) -> dict:
-    """The fields of a dataclass's instance, read from a file, whose values are of a wrong type."""
-    wrong = {}
-    for field in fields(record):
-        value = getattr(record, field.name)
-        # Of `float | None` these are two types, of a Literal its values.
-        allowed = get_args(field.type) or (field.type,)
-        if float in allowed:
-            allowed += (int,)  # 1 for 1.0
-        is_a_choice = value in allowed
-        has_right_type = type(value) in allowed
-        if not is_a_choice and not has_right_type:
-            wrong[field.name] = value
-    return wrong
-
-
-def check(args: Args) -> None:
-    """Find all that is wrong with the arguments, before anything is written."""
-    for name, value in asdict(args).items():
-        flag = "--" + name.replace("_", "-")
-        # The networks compute in float32, whose largest number is 3e38.
-        if isinstance(value, float) and (np.isnan(value) or abs(value) > 1e38):
-            fail(f"{flag} must be a finite number, not {value}")
-        if isinstance(value, int) and value >= 2**63:
-            fail(f"{flag} must be below 2 to the power of 63, not {value}")
-        if value is None:
-            continue
-        if name in AT_LEAST_1 and value < 1:
-            fail(f"{flag} must be at least 1, not {value}")
-        if name in AT_LEAST_0 and value < 0:
-            fail(f"{flag} must be at least 0, not {value}")
-        if name in ABOVE_0 and value <= 0:
-            fail(f"{flag} must be above 0, not {value}")
-        if name in AT_MOST and value > AT_MOST[name]:
-            fail(f"{flag} must be at most {AT_MOST[name]:,}, not {value}")
-    if args.track and importlib.util.find_spec("wandb") is None:
-        fail("--track needs a package: pip install wandb")
-    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
-    with environment_errors(args):
-        envs = make_envs(args.env_id, 1)
-    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
-        fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
-    obs = envs.single_observation_space
-    if not isinstance(obs, Box) or len(obs.shape) != 1:
-        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
-    action = envs.single_action_space
-    if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
-        fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
-    check_own(args, obs, action)
-    with environment_errors(args):
-        envs.reset(seed=0)
-        envs.step(envs.action_space.sample())
-        envs.close()
-    if args.capture_video:
-        check_video(args)
-
-
-@contextlib.contextmanager
-def environment_errors(args: Args):
-    """Say in a line what went wrong in here, and where in which file."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        fail(f"--env-id {args.env_id}: {type(error).__name__}: {error} ({where})")
-
-
-def check_video(args: Args) -> None:
-    """Film one step, to find out at the start what would be missing at the end."""
-    try:
-        with TemporaryDirectory() as folder:
-            envs = make_filmed_env(args.env_id, Path(folder, "videos"))
-            envs.reset()
-            envs.step(envs.action_space.sample())
-            envs.close()
-    except Exception as error:  # no moviepy, no display, no rgb_array
-        hint = "without a display, MuJoCo needs MUJOCO_GL=egl or osmesa"
-        fail(f"--capture-video: {type(error).__name__}: {error} ({hint})")
-
-
-def refusal(error: Exception) -> str | None:
-    """What the machine refused, the disk or the memory; None for an error of another kind."""
-    for cause in (error, error.__context__):  # torch.save raises an error of its own on top
-        number = getattr(cause, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return "the disk is full"
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
-            return f"a file cannot be written ({cause})"
-    out_of_memory = "allocate memory" in str(error) or "out of memory" in str(error)  # CPU, GPU
-    if isinstance(error, MemoryError) or out_of_memory:
-        return "there is not enough memory for this"
-    return None
-
-
 def main() -> None:
-    # stdout and stderr are None if the caller has closed them.
-    sys.stdout = sys.stdout or open(os.devnull, "w")
-    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know "±". A file should get each line when it is printed.
         stream.reconfigure(errors="replace", line_buffering=True)
-    if hasattr(signal, "SIGPIPE"):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Run handles it
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
     args = parse_args()
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # from here on `say` sees to a closed pipe
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         train(args)
-    except KeyboardInterrupt:  # before Run took over
-        sys.exit(130)
-    except (OSError, MemoryError, RuntimeError) as error:
-        reason = refusal(error)
-        if reason is None:
+    except OSError as error:
+        sys.exit(f"{SCRIPT}.py: cannot write to the disk: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        sys.exit(f"{SCRIPT}.py: {reason}; the run's folder keeps what was saved before")
+        sys.exit(f"{SCRIPT}.py: there is not enough memory for this")
 
 
 if __name__ == "__main__":

@@ -286,6 +286,7 @@ gym.register("Broken-v0", Broken, kwargs={"after": 100, "action_space": Discrete
 gym.register("BrokenBox-v0", Broken, kwargs={"after": 100, "action_space": Box(-1, 1, (2,))})
 gym.register("ManyActions-v0", Identity, kwargs={"action_space": gym.spaces.MultiBinary(3)})
 gym.register("Unbounded-v0", Identity, kwargs={"action_space": Box(-np.inf, np.inf, (1,))})
+gym.register("Huge-v0", Identity, kwargs={"action_space": Box(-3e38, 3e38, (1,))})
 
 # One feature varies, the other hardly; both have a deviation of 2e-4.
 FAINT = {"scale": [1.0, 5e-5], "offset": [0.0, 0.3]}

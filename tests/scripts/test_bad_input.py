@@ -4,7 +4,6 @@ What a script finds is one line. What the parser finds, tyro, is its box of seve
 """
 
 import importlib
-import json
 import shutil
 from dataclasses import fields
 
@@ -22,6 +21,7 @@ EVERY_SCRIPT = [
     (("--env-id", "FrozenLake-v1"), "Discrete(16)"),
     (("--env-id", "tiny_envs:ManyActions-v0"), "MultiBinary"),
     (("--env-id", "tiny_envs:Unbounded-v0"), "inf"),
+    (("--env-id", "tiny_envs:Huge-v0"), "e+38"),
     (("--env-id", "tiny_envs:NoLimit-v0"), "without max_episode_steps"),
     (("--total-timesteps", 3), "--total-timesteps 3"),
     (("--num-envs", 0), "--num-envs"),
@@ -229,38 +229,13 @@ def test_a_run_dir_that_is_no_folder(run, tmp_path):
         assert contents(tmp_path) == {"file": b"kept"}
 
 
-# Values that a config.json may have been given by hand.
-MISTYPED = {
-    "ppo_clip": [
-        ("num_envs", "many"),
-        ("num_envs", 2.5),
-        ("num_envs", True),
-        ("gamma", None),
-        ("gamma", "0.9"),
-        ("anneal_lr", 3),
-        ("env_id", None),
-        ("ent_coef", [0.1]),
-        ("run_dir", 7),
-        ("target_return", "high"),
-    ],
-    "dagger": [("beta_schedule", "cubic"), ("beta_schedule", None), ("expert", 3)],
-}
-
-
-@pytest.mark.parametrize("script", MISTYPED)
-def test_a_config_with_values_of_other_types(script, run, completed_run, tmp_path):
-    flags = (*short_run_flags(script), "--eval-episodes", 1)
-    completed_run(script, *flags, "--run-dir", "r")
-    good = config(tmp_path / "r")
-    for name, value in MISTYPED[script]:
-        assert name in good["args"]
-        bad = {**good, "args": {**good["args"], name: value}}
-        (tmp_path / "r" / "config.json").write_text(json.dumps(bad))
-        before = contents(tmp_path / "r")
-        done = run(script, "--resume", "r")
-        assert_refused(done, "--resume r")
-        assert name in done.stderr
-        assert contents(tmp_path / "r") == before
+def test_a_run_is_resumed_by_its_checkpoint_alone(completed_run, tmp_path):
+    """config.json tells people what a run was. A damaged one does no harm."""
+    flags = (*short_run_flags("a2c"), "--eval-episodes", 1)
+    completed_run("a2c", *flags, "--gamma", 0.9, "--run-dir", "r")
+    (tmp_path / "r" / "config.json").write_text("{")
+    completed_run("a2c", "--resume", "r", "--total-timesteps", 10_000)
+    assert config(tmp_path / "r")["args"]["gamma"] == 0.9
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -284,13 +259,11 @@ def test_run_dirs_that_cannot_be_resumed(script, run, completed_run, tmp_path):
     (copy_of_good("empty") / "checkpoint.pt").unlink()
     (copy_of_good("cut") / "checkpoint.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
     (copy_of_good("noise") / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    (copy_of_good("config") / "config.json").write_bytes(b"{}")
     torch.save([1, 2], copy_of_good("list") / "checkpoint.pt")
     torch.save(saved | {"script": "other"}, copy_of_good("script") / "checkpoint.pt")
-    torch.save(saved | {"env_id": "Acrobot-v1"}, copy_of_good("env") / "checkpoint.pt")
     evil = {"script": script, "count": RunsCodeWhenUnpickled()}
     torch.save(evil, copy_of_good("evil") / "checkpoint.pt")
-    for name in ("empty", "cut", "noise", "config", "list", "script", "env", "evil"):
+    for name in ("empty", "cut", "noise", "list", "script", "evil"):
         assert_refused(run(script, "--resume", name), f"--resume {name}")
 
     assert contents(good) == before

@@ -193,10 +193,10 @@ class TestFolders:
             assert len(list(folder.glob("events*"))) == 1
 
     def test_two_starts_in_one_folder_at_the_same_moment(self, tmp_path):
-        """At most one runs. SQLite refuses both if they ask within the same microseconds."""
+        """One runs, the other is refused."""
         flags = (*QUICK, "--run-dir", "r")
         statuses = start_at_once(ROOT / "ppo_clip.py", flags, tmp_path, 2)
-        assert sorted(statuses) in ([0, 2], [2, 2])
+        assert sorted(statuses) == [0, 2]
         assert len(list((tmp_path / "r").glob("events*"))) == statuses.count(0)
 
     def test_a_folder_in_which_a_run_is_at_work(self, start, run, tmp_path):
@@ -230,11 +230,8 @@ class TestResume:
         completed_run("ppo_clip", *QUICK, "--run-dir", "old")
         before = contents(tmp_path)
         flags = ("--resume", "old", "--run-dir", "new", "--total-timesteps", 1024)
-        assert_refused(run("ppo_clip", *flags), "--resume old", "--run-dir new")
+        assert_refused(run("ppo_clip", *flags), "--resume old", "--run-dir")
         assert contents(tmp_path) == before and not (tmp_path / "new").exists()
-
-        flags = ("--resume", "old", "--run-dir", "./old", "--total-timesteps", 1024)
-        completed_run("ppo_clip", *flags)  # the same one
 
     def test_a_finished_run_that_goes_on_is_finished_no_more(self, start, completed_run, tmp_path):
         """summary.json would be of another policy."""
@@ -309,7 +306,7 @@ class TestVideo:
     def test_what_cannot_be_filmed(self, prepared, run, tmp_path, env_id, preparation, why):
         flags = (*QUICK, "--env-id", f"tiny_envs:{env_id}", "--capture-video", "--run-dir", "r")
         done = run("ppo_clip", *flags, path=prepared(preparation))
-        assert_refused(done, "--capture-video: ", why, "MUJOCO_GL")
+        assert_refused(done, "--capture-video (", why, "MUJOCO_GL")
         assert list(tmp_path.iterdir()) == []
 
     def test_of_a_finished_run(self, completed_run, tmp_path):

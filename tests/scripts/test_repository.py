@@ -107,7 +107,8 @@ def test_the_inline_metadata_names_every_package(script):
     block = re.search(r"^# /// script\n(.*?)^# ///$", TEXTS[script], re.M | re.S).group(1)
     named = set(re.findall(r'"([a-z]+)', block.split("dependencies")[1]))
     imported = set(re.findall(r"^(?:import|from) (\w+)", TEXTS[script], re.M))
-    packages = {"torch", "gymnasium", "tyro", "tqdm"} & imported | {"tensorboard", "mujoco"}
+    installed = {"torch", "gymnasium", "tyro", "tqdm", "filelock"}
+    packages = installed & imported | {"tensorboard", "mujoco"}
     assert named == packages
     assert "import wandb" in TEXTS[script] and "wandb" not in imported  # only when tracking is on
 
