@@ -385,9 +385,8 @@ def train(args: Args) -> None:
     critic_parameters = list(agent.critic.parameters())
     parameters = actor_parameters + critic_parameters
     target_parameters = [*target_actor.parameters(), *target_critic.parameters()]
-    actor_optimizer = Adam(
-        actor_parameters, lr=actor_lr(args), fused=True
-    )  # torch.optim.Adam, see below
+    # This is torch.optim.Adam, but for a second less at the start (see below).
+    actor_optimizer = Adam(actor_parameters, lr=actor_lr(args), fused=True)
     critic_optimizer = Adam(critic_parameters, lr=critic_lr(args), fused=True)
     obs_dim = envs.single_observation_space.shape[0]
     act_dim = envs.single_action_space.shape[0]
@@ -474,7 +473,7 @@ def train(args: Args) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The least and the most that a number can be, where that is not 0 and 1e15.
+# The range of each number. Where it is not named here, it is from 0 to 1e15.
 AT_LEAST_1 = [
     "total_timesteps",
     "num_envs",
@@ -492,7 +491,7 @@ MOST = {
     "num_envs": 100_000,
     "eval_episodes": 10_000,
 }
-# What a resumed run cannot change.
+# What a resumed run cannot change: its networks and statistics were made for it.
 FIXED = ["env_id", "norm_obs"]
 
 
@@ -560,7 +559,7 @@ def export(agent: Agent) -> dict:
         "activation": "relu",
         "head": "tanh",
         "obs_mean": agent.obs_stats.mean,
-        "obs_var": agent.obs_stats.var,
+        "obs_std": agent.obs_stats.std,
         "low": agent.low,
         "high": agent.high,
     }
@@ -592,7 +591,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still has None afterwards.
+        # envs.spec still says None afterwards, so evaluate and Run can tell.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -630,14 +629,12 @@ def load_policy(path: str | Path):
     """
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
-    obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
         x = torch.as_tensor(obs, dtype=torch.float32)
-        x = (x - saved["obs_mean"]) / obs_std
+        x = (x - saved["obs_mean"]) / saved["obs_std"]
         for weight, bias in hidden_layers:
             x = activation(x @ weight.T + bias)
         out = x @ last_weight.T + last_bias
@@ -809,9 +806,7 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. Weights, statistics or stored transitions that are not finite stop
-        the run instead.
-        """
+        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():
@@ -867,9 +862,11 @@ class Run:
         summary["eval_episodes"] = len(returns)
         write_whole(self.dir / "summary.json", to_json(summary))
         if self.wandb:
+            import wandb
+
             self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
             for path in self.dir.glob("videos/*.mp4"):
-                video = sys.modules["wandb"].Video(str(path), format="mp4")
+                video = wandb.Video(str(path), format="mp4")
                 self.wandb.log({"video": video}, step=count.global_step)
             self.wandb.finish()
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
@@ -949,8 +946,13 @@ def describe(args: Args, device: torch.device) -> dict:
         git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
-    return {**config, "versions": versions}
+    return {
+        "script": SCRIPT,
+        "args": asdict(args),
+        "device": str(device),
+        "git_commit": commit,
+        "versions": versions,
+    }
 
 
 def say(text: str) -> None:
@@ -1026,6 +1028,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 1)
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    # A vector version of the environment's own gets no limit from make_envs.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1091,7 +1094,7 @@ def main() -> None:
     try:
         train(args)
     except OSError as error:
-        sys.exit(f"{SCRIPT}.py: cannot write to the disk: {error}")
+        sys.exit(f"{SCRIPT}.py: {error} (a full disk?)")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise

@@ -37,7 +37,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  scaled: divided by the deviation of u (see Rollout.discounted_sum)
+    r_t     reward      (T, N)  divided by the running deviation of u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps      D_KL  kl  (B,), nats
     γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
@@ -308,9 +308,10 @@ def gae(
     """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
 
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
-    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either. A step
-    that only resets gets a meaningless advantage. That does no harm: the step before it ended an
-    episode, so the decay there is 0, and the losses leave the step out.
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either.
+
+    A step that only resets gets a meaningless advantage, which the losses leave out. It does not
+    reach the step before it either: that one ended an episode, so its decay is 0.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -424,7 +425,7 @@ class Collector:
             self.obs, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
             self.done = terminated[t] | truncated[t]
 
-            # At a step that only resets, reward and valid are 0, so the sum starts from 0 again.
+            # At a step that only resets, reward and valid are 0: the sum starts from 0 again.
             self.discounted_sum = reward[t] + self.gamma * self.discounted_sum * valid[t]
             discounted_sum[t] = self.discounted_sum
             self.episode_return += reward[t]
@@ -435,8 +436,8 @@ class Collector:
                 self.episode_length[n] = 0
         obs[num_steps] = self.obs
         if not valid.any():
-            # With T = 1 this can be: all environments were being reset. No episode ended, and there
-            # is nothing to learn from, so collect again.
+            # With T = 1 this can be: every environment was being reset. There is nothing to learn
+            # from. The next step of each is a real one, so collect once more.
             return self.collect(num_steps)
         return Rollout(
             obs=self.to_tensor(obs),
@@ -466,9 +467,8 @@ def train(args: Args) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
-    optimizer = Adam(
-        agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
-    )  # torch.optim.Adam, see below
+    # This is torch.optim.Adam, but for a second less at the start (see below).
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
@@ -553,8 +553,8 @@ def train(args: Args) -> None:
         run.metric("losses/kl_coef", kl_penalty.coef)
         kl_penalty.adapt(kl, args.target_kl)
 
-        # 5. Update the observation statistics; log; save when it is time. Only now, as the network
-        # above had to see the observations scaled as when it acted on them.
+        # 5. Update the observation statistics, log, and save when it is time. The statistics change
+        # only now: above, the network had to see observations scaled as when it acted on them.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values before this update explain the targets of its last epoch?
@@ -571,7 +571,7 @@ def train(args: Args) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The least and the most that a number can be, where that is not 0 and 1e15.
+# The range of each number. Where it is not named here, it is from 0 to 1e15.
 AT_LEAST_1 = [
     "total_timesteps",
     "num_envs",
@@ -583,7 +583,7 @@ AT_LEAST_1 = [
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"max_grad_norm": 1e-9, "target_kl": 1e-9, "target_return": -1e15}
 MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change.
+# What a resumed run cannot change: its networks and statistics were made for it.
 FIXED = ["env_id", "norm_obs", "kl_coef"]
 
 
@@ -614,7 +614,7 @@ def export(agent: Agent) -> dict:
         "activation": "silu",
         "head": "argmax" if agent.discrete else "clip",
         "obs_mean": agent.obs_stats.mean,
-        "obs_var": agent.obs_stats.var,
+        "obs_std": agent.obs_stats.std,
         "low": agent.low,
         "high": agent.high,
     }
@@ -646,7 +646,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still has None afterwards.
+        # envs.spec still says None afterwards, so evaluate and Run can tell.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -684,14 +684,12 @@ def load_policy(path: str | Path):
     """
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
-    obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
         x = torch.as_tensor(obs, dtype=torch.float32)
-        x = (x - saved["obs_mean"]) / obs_std
+        x = (x - saved["obs_mean"]) / saved["obs_std"]
         for weight, bias in hidden_layers:
             x = activation(x @ weight.T + bias)
         out = x @ last_weight.T + last_bias
@@ -863,9 +861,7 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. Weights, statistics or stored transitions that are not finite stop
-        the run instead.
-        """
+        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():
@@ -921,9 +917,11 @@ class Run:
         summary["eval_episodes"] = len(returns)
         write_whole(self.dir / "summary.json", to_json(summary))
         if self.wandb:
+            import wandb
+
             self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
             for path in self.dir.glob("videos/*.mp4"):
-                video = sys.modules["wandb"].Video(str(path), format="mp4")
+                video = wandb.Video(str(path), format="mp4")
                 self.wandb.log({"video": video}, step=count.global_step)
             self.wandb.finish()
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
@@ -1003,8 +1001,13 @@ def describe(args: Args, device: torch.device) -> dict:
         git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
-    return {**config, "versions": versions}
+    return {
+        "script": SCRIPT,
+        "args": asdict(args),
+        "device": str(device),
+        "git_commit": commit,
+        "versions": versions,
+    }
 
 
 def say(text: str) -> None:
@@ -1080,6 +1083,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 1)
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    # A vector version of the environment's own gets no limit from make_envs.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1145,7 +1149,7 @@ def main() -> None:
     try:
         train(args)
     except OSError as error:
-        sys.exit(f"{SCRIPT}.py: cannot write to the disk: {error}")
+        sys.exit(f"{SCRIPT}.py: {error} (a full disk?)")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise

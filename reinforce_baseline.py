@@ -368,14 +368,13 @@ def train(args: Args) -> None:
     # Seed again, so that the first actions do not depend on how many random numbers the initial
     # weights took: a script with a critic begins with the same actions as one without.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    optimizer = Adam(
-        agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True
-    )  # torch.optim.Adam, see below
+    # This is torch.optim.Adam, but for a second less at the start (see below).
+    optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # With --resume, Run restores agent and optimizer. The step is part of the seed, so
-    # that a resumed run does not begin with the episodes of the first one.
+    # With --resume, Run restores agent and optimizer. The step count is part of the
+    # seed, so that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = EpisodeCollector(envs, agent, device, env_seed)
@@ -451,12 +450,12 @@ def train(args: Args) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The least and the most that a number can be, where that is not 0 and 1e15.
+# The range of each number. Where it is not named here, it is from 0 to 1e15.
 AT_LEAST_1 = ["total_timesteps", "num_envs", "value_epochs", "batch_size", "eval_episodes"]
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"target_return": -1e15}
 MOST = {"gamma": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change.
+# What a resumed run cannot change: its networks and statistics were made for it.
 FIXED = ["env_id", "norm_obs", "baseline"]
 
 
@@ -484,7 +483,7 @@ def export(agent: Agent) -> dict:
         "activation": "silu",
         "head": "argmax" if agent.discrete else "clip",
         "obs_mean": agent.obs_stats.mean,
-        "obs_var": agent.obs_stats.var,
+        "obs_std": agent.obs_stats.std,
         "low": agent.low,
         "high": agent.high,
     }
@@ -516,7 +515,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still has None afterwards.
+        # envs.spec still says None afterwards, so evaluate and Run can tell.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -554,14 +553,12 @@ def load_policy(path: str | Path):
     """
     saved = torch.load(path, map_location="cpu", weights_only=True)
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
-    obs_var = saved["obs_var"]
-    obs_std = torch.where(obs_var > 1e-8, (obs_var + 1e-8).sqrt(), 1.0)  # as obs_stats.std
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
         x = torch.as_tensor(obs, dtype=torch.float32)
-        x = (x - saved["obs_mean"]) / obs_std
+        x = (x - saved["obs_mean"]) / saved["obs_std"]
         for weight, bias in hidden_layers:
             x = activation(x @ weight.T + bias)
         out = x @ last_weight.T + last_bias
@@ -733,9 +730,7 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. Weights, statistics or stored transitions that are not finite stop
-        the run instead.
-        """
+        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():
@@ -791,9 +786,11 @@ class Run:
         summary["eval_episodes"] = len(returns)
         write_whole(self.dir / "summary.json", to_json(summary))
         if self.wandb:
+            import wandb
+
             self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
             for path in self.dir.glob("videos/*.mp4"):
-                video = sys.modules["wandb"].Video(str(path), format="mp4")
+                video = wandb.Video(str(path), format="mp4")
                 self.wandb.log({"video": video}, step=count.global_step)
             self.wandb.finish()
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
@@ -873,8 +870,13 @@ def describe(args: Args, device: torch.device) -> dict:
         git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
-    config = {"script": SCRIPT, "args": asdict(args), "device": str(device), "git_commit": commit}
-    return {**config, "versions": versions}
+    return {
+        "script": SCRIPT,
+        "args": asdict(args),
+        "device": str(device),
+        "git_commit": commit,
+        "versions": versions,
+    }
 
 
 def say(text: str) -> None:
@@ -950,6 +952,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 1)
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    # A vector version of the environment's own gets no limit from make_envs.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1015,7 +1018,7 @@ def main() -> None:
     try:
         train(args)
     except OSError as error:
-        sys.exit(f"{SCRIPT}.py: cannot write to the disk: {error}")
+        sys.exit(f"{SCRIPT}.py: {error} (a full disk?)")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise

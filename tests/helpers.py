@@ -53,7 +53,7 @@ def write_identity_expert(env_id: str, path: Path) -> None:
         "activation": "relu",
         "head": "argmax" if isinstance(action_space, Discrete) else "clip",
         "obs_mean": torch.zeros(size),
-        "obs_var": torch.ones(size),
+        "obs_std": torch.ones(size),
         "low": agent.low,
         "high": agent.high,
     }

@@ -118,7 +118,7 @@ def test_saturated_actions_of_policy_pt_are_of_the_space(head, round, tmp_path):
             "activation": "relu",
             "head": head,
             "obs_mean": torch.zeros(1),
-            "obs_var": torch.ones(1),
+            "obs_std": torch.ones(1),
             "low": torch.tensor(space.low),
             "high": torch.tensor(space.high),
         }

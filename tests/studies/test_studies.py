@@ -222,7 +222,7 @@ def write_policy(path, of_expert: bool) -> None:
         "activation": "silu",
         "head": "argmax",
         "obs_mean": torch.zeros(4),
-        "obs_var": torch.ones(4),
+        "obs_std": torch.ones(4),
         "low": torch.tensor(0),
         "high": torch.tensor(0),
     }
