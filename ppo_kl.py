@@ -51,11 +51,14 @@ Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arX
 """
 
 import contextlib
+import errno
 import importlib.util
 import inspect
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -595,7 +598,7 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
         fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
     if steps % args.num_minibatches != 0:
         fail(f"--num-minibatches {args.num_minibatches} does not divide {size}")
-    flat_box = isinstance(action, Box) and len(action.shape) == 1
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.shape != (0,)
     bounded_box = flat_box and np.abs([action.low, action.high]).max() < 1e30
     if not bounded_box and not isinstance(action, Discrete):
         fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
@@ -776,17 +779,11 @@ class Run:
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
-        old_args = checkpoint["args"]
-        if old_args["target_return"] != self.args.target_return:
+        if checkpoint["args"]["target_return"] != self.args.target_return:
             # That was another target. By the new one it is solved at this step at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
-        # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-        nothing_new = asdict(self.args) == {**old_args, "resume": self.args.resume}
-        if (self.dir / "summary.json").exists() and nothing_new:
-            say(f"{self.dir} is finished, at step {self.count.global_step:,}")
-            sys.exit(0)
 
     def finished(self) -> bool:
         spent = self.count.global_step >= self.args.total_timesteps
@@ -905,6 +902,8 @@ class Run:
         returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
         mean = returns.mean()
         std = returns.std()
+        if not np.isfinite(mean):
+            self.stop(f"the return of the evaluation is {mean}")
         self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
         self.writer.close()
         if args.capture_video:
@@ -929,7 +928,8 @@ class Run:
         say(f"{args.env_id}: {result}; {cost}; {self.dir}")
         say(f"To see the curves: tensorboard --logdir {self.dir}")
         if not args.capture_video:
-            say(f"To see the policy: python {SCRIPT}.py --resume {self.dir} --capture-video")
+            film = ["python", sys.argv[0], f"--resume={self.dir}", "--capture-video"]
+            say(f"To see the policy: {shlex.join(film)}")
 
 
 def handle_signals(handler) -> None:
@@ -962,7 +962,7 @@ def make_folder(args: Args) -> tuple[Path, FileLock]:
 def make_new_folder(args: Args) -> Path:
     """Make a folder in runs/."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    folder = Path("runs", name.replace(":", "-"))  # an id may be module:Name-v0
+    folder = Path("runs", re.sub(r"[:/\\]", "-", name))  # an id may be module:Name-v0
     try:
         folder.mkdir(parents=True)
     except FileExistsError:  # of a run that was started in the same second
@@ -1042,7 +1042,8 @@ def load_checkpoint(folder: str | Path) -> dict:
         checkpoint = torch.load(Path(folder, "checkpoint.pt"), "cpu", weights_only=True)
         script = checkpoint["script"]
     except Exception as error:  # every kind of damage raises a type of its own
-        fail(f"--resume {folder} holds no run to continue ({type(error).__name__})")
+        reason = f"checkpoint.pt is missing or damaged ({type(error).__name__})"
+        fail(f"--resume {folder} holds no run to continue: {reason}")
     if script != SCRIPT:
         fail(f"--resume {folder} holds a run of {script}.py")
     return checkpoint
@@ -1051,6 +1052,8 @@ def load_checkpoint(folder: str | Path) -> dict:
 def parse_args() -> Args:
     """Read the command line. With --resume, that run's arguments stand in for the defaults."""
     args = tyro.cli(Args)
+    if "" in (args.resume, args.run_dir):
+        fail("--resume and --run-dir need the name of a folder")
     if args.resume is None:
         return args
     if args.run_dir is not None:
@@ -1065,6 +1068,12 @@ def parse_args() -> Args:
         if value != saved_value:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
+    # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    results = ["summary.json", "policy.pt"] if args.save_model else ["summary.json"]
+    is_finished = all(Path(args.resume, name).exists() for name in results)
+    if is_finished and args == saved_args:
+        say(f"{args.resume} is finished")
+        sys.exit(0)
     return args
 
 
@@ -1080,7 +1089,7 @@ def check(args: Args) -> None:
         fail("--track needs a package: pip install wandb")
     sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 1)
+        envs = make_envs(args.env_id, 2)  # two show whether all have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     # A vector version of the environment's own gets no limit from make_envs.
@@ -1096,9 +1105,11 @@ def check(args: Args) -> None:
     with errors_of(f"--env-id {args.env_id}"):
         take_one_step(envs)
     if args.capture_video:  # find out now what would be missing at the end
-        hint = "without a display, MuJoCo needs MUJOCO_GL=egl or osmesa"
+        hint = "MuJoCo without a display: MUJOCO_GL=egl or osmesa"
         with errors_of(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
-            take_one_step(make_filmed_env(args.env_id, folder))
+            take_one_step(make_filmed_env(args.env_id, Path(folder, "videos")))
+            if not list(Path(folder).glob("videos/*.mp4")):
+                fail(f"--capture-video: {args.env_id} has not rendered anything")
 
 
 def take_one_step(envs: gym.vector.VectorEnv) -> None:
@@ -1149,11 +1160,18 @@ def main() -> None:
     try:
         train(args)
     except OSError as error:
-        sys.exit(f"{SCRIPT}.py: {error} (a full disk?)")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        sys.exit(f"{SCRIPT}.py: there is not enough memory for this")
+        sys.exit(f"{SCRIPT}.py: the disk is full; what was saved before is kept ({error})")
+    except (MemoryError, RuntimeError) as error:
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not no_memory and "allocate memory" not in str(error):
+            raise
+        sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
+    except SystemExit as error:
+        if not error.code:  # nothing in here exits with 0
+            sys.exit(f"{SCRIPT}.py: the environment has ended the program")
+        raise
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ ONE_SCRIPT = {
     "sac": [
         *REPLAY_BUFFER,
         (("--alpha", -1), "--alpha"),
+        (("--alpha", 0, "--no-autotune"), "--alpha"),
         (("--target-network-frequency", 0), "--target-network-frequency"),
     ],
     "dagger": [
@@ -309,9 +310,18 @@ NOT_OF_CARTPOLE = {
     "an observation without an end": {"obs": np.where(np.isnan(HOLED), np.inf, OBS)},
     "observations of another width": {"obs": OBS[:, :3]},
     "observations in a row": {"obs": OBS.reshape(-1)},
+    "observations that are a number": {"obs": np.float32(0)},
+    "labels that are true or false": {"label": LABEL.astype(bool)},
     "no environment": {"env_id": None},
     "objects": {"label": np.array([None] * 6)},
 }
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_labels_of_any_whole_type(kind, completed_run, tmp_path):
+    np.savez(tmp_path / "d.npz", env_id="CartPole-v1", obs=OBS, label=LABEL.astype(kind))
+    flags = ("--dataset", "d.npz", "--total-timesteps", 600, "--num-updates", 2)
+    completed_run("dagger", *flags, "--eval-episodes", 1, "--run-dir", "r")
 
 
 @pytest.mark.parametrize("what", NOT_OF_CARTPOLE)

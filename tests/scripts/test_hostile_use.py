@@ -65,6 +65,17 @@ class TestFilms:
 
 
 class TestFoldersOfOthers:
+    @pytest.mark.parametrize("flag", ["--resume", "--run-dir"])
+    def test_an_empty_name(self, run, tmp_path, flag):
+        assert_refused(run("ppo_clip", *QUICK, flag, ""), "the name of a folder")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_name_of_an_experiment_does_not_leave_the_folder(self, completed_run, tmp_path):
+        completed_run("a2c", *QUICK, "--exp-name", "../../escape")
+        [folder] = (tmp_path / "runs").iterdir()
+        assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+        assert folder.name.startswith("CartPole-v1__..-..-escape__1__")
+
     @pytest.mark.parametrize("name", ["config.json", "policy.pt"])
     def test_a_file_of_somebody_else_is_not_overwritten(self, run, tmp_path, name):
         (tmp_path / "r").mkdir()
@@ -107,6 +118,14 @@ def test_a_finished_run_follows_flags_of_its_evaluation(completed_run, tmp_path)
     completed_run("a2c", "--resume", "r", "--save-model", "--eval-episodes", 7)
     assert (tmp_path / "r" / "policy.pt").exists()
     assert summary(tmp_path / "r")["eval_episodes"] == 7
+
+
+def test_a_finished_run_whose_policy_was_lost_makes_it_again(completed_run, tmp_path):
+    completed_run("a2c", *QUICK, "--run-dir", "r")
+    policy = (tmp_path / "r" / "policy.pt").read_bytes()
+    (tmp_path / "r" / "policy.pt").unlink()
+    completed_run("a2c", "--resume", "r")
+    assert (tmp_path / "r" / "policy.pt").read_bytes() == policy
 
 
 def test_dagger_resumes_without_the_dataset_that_it_began_with(completed_run, tmp_path):
@@ -252,3 +271,106 @@ def test_a_damaged_count_in_a_checkpoint(completed_run, run, tmp_path, damage):
     more = ("--total-timesteps", 6000, "--target-return", 9999)
     assert_refused(run("ppo_clip", "--resume", "r", *more), "--resume r")
     assert summary(tmp_path / "r")["global_step"] == saved["count"]["global_step"]
+
+
+LATE_TROUBLE = """
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+class Base(gym.Env):
+    observation_space = Box(-1, 1, (2,))
+    action_space = Discrete(2)
+    steps = 0
+    made = 0
+
+    def __init__(self, render_mode=None):
+        Base.made += 1
+        self.number = Base.made
+        self.render_mode = render_mode
+
+    def reset(self, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        Base.steps += 1
+        if Base.steps == 200:
+            self.trouble()
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    def trouble(self):
+        pass
+
+class NoAnswer(Base):
+    def trouble(self):
+        raise TimeoutError("no answer")
+
+class Memory(Base):
+    def trouble(self):
+        raise RuntimeError("replay memory index out of range")
+
+class Exit(Base):
+    def trouble(self):
+        raise SystemExit(0)
+
+class BadEvaluation(Base):
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, float("nan") if self.number > 2 + 8 else 1.0, *rest
+
+class Unlike(Base):
+    def __init__(self):
+        super().__init__()
+        self.action_space = Discrete(2 + Base.made % 2)
+
+class NothingToSee(Base):
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def render(self):
+        return None
+
+for env in (NoAnswer, Memory, Exit, BadEvaluation, Unlike, NothingToSee):
+    gym.register(f"{env.__name__}-v0", env, max_episode_steps=10)
+"""
+
+
+class TestEnvironmentsThatFailLate:
+    @pytest.fixture
+    def run_in(self, run, tmp_path):
+        def run_in(env, *flags):
+            (tmp_path / "late_trouble.py").write_text(LATE_TROUBLE)
+            flags = (*QUICK, "--env-id", f"late_trouble:{env}-v0", "--run-dir", "r", *flags)
+            return run("a2c", *flags, fresh=True)
+
+        return run_in
+
+    @pytest.mark.parametrize(
+        "env, error", [("NoAnswer", "TimeoutError"), ("Memory", "RuntimeError")]
+    )
+    def test_its_error_is_shown_as_it_is(self, run_in, env, error):
+        """It is neither the disk's nor the machine's memory."""
+        done = run_in(env)
+        assert done.returncode == 1 and f"{error}: " in done.stderr
+        assert "late_trouble.py" in done.stderr
+        assert "disk" not in done.stderr and "not enough" not in done.stderr
+
+    def test_its_exit_is_no_success(self, run_in, tmp_path):
+        done = run_in("Exit")
+        assert done.returncode == 1 and "the environment has ended the program" in done.stderr
+        assert not (tmp_path / "r" / "summary.json").exists()
+
+    def test_an_evaluation_that_is_not_finite_is_no_success(self, run_in, tmp_path):
+        done = run_in("BadEvaluation")
+        assert done.returncode == 1 and "return of the evaluation is nan" in done.stderr
+        assert not (tmp_path / "r" / "summary.json").exists()
+
+    def test_instances_that_differ(self, run_in, tmp_path):
+        done = run_in("Unlike")
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert "--env-id late_trouble:Unlike-v0: RuntimeError" in done.stderr
+        assert not (tmp_path / "r").exists()
+
+    def test_one_that_renders_nothing(self, run_in, tmp_path):
+        done = run_in("NothingToSee", "--capture-video")
+        assert done.returncode == 2 and "--capture-video" in done.stderr
+        assert not (tmp_path / "r").exists()
