@@ -98,9 +98,9 @@ class Args:
     """Adam's step size"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
-    num_envs: int = 64
+    num_envs: int = 16
     """parallel environments, N"""
-    num_steps: int = 32
+    num_steps: int = 128
     """steps of each environment in a rollout, T"""
     num_minibatches: int = 4
     """minibatches an epoch; must divide num_envs × num_steps"""
