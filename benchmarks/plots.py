@@ -18,11 +18,13 @@ SCRIPT_COLOURS = {
     "a2c": "#009E73",
     "ppo_clip": "#0072B2",
     "ppo_kl": "#56B4E9",
+    "trpo": "#6A3D9A",
     "ddpg": "#E69F00",
+    "td3": "#B22222",
     "sac": "#D55E00",
     "dagger": "#000000",
 }
-OTHER_COLOURS = ("#6A3D9A", "#8B4513", "#008080", "#B22222")  # for other algorithms, in turn
+OTHER_COLOURS = ("#8B4513", "#008080", "#556B2F", "#FF69B4")  # for other algorithms, in turn
 AXES = {"steps": "environment steps", "seconds": "wall-clock seconds"}
 FONT = {
     "font.size": 10,

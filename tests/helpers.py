@@ -17,13 +17,13 @@ from gymnasium.spaces import Discrete
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
-OFF_POLICY = [script for script in SCRIPTS if script in ("ddpg", "sac")]
-ON_POLICY = [script for script in SCRIPTS if script not in ("ddpg", "sac", "dagger")]
+OFF_POLICY = [script for script in SCRIPTS if script in ("ddpg", "td3", "sac")]
+ON_POLICY = [script for script in SCRIPTS if script not in (*OFF_POLICY, "dagger")]
 
 
 def short_run_steps(script: str) -> int:
     """Environment steps of a short run: a few seconds, several log lines."""
-    return 1200 if script in OFF_POLICY else 8192
+    return 700 if script in OFF_POLICY else 8192
 
 
 def environment_flags(script: str, env_id: str, folder: Path) -> tuple:

@@ -21,7 +21,9 @@ RUNGS = [
     ("a2c", "ppo_clip"),
     ("ppo_clip", "ppo_kl"),
     ("ppo_clip", "ppo_ddp"),
-    ("ddpg", "sac"),
+    ("a2c", "trpo"),
+    ("ddpg", "td3"),
+    ("td3", "sac"),
 ]
 
 

@@ -86,6 +86,18 @@ ONE_SCRIPT = {
         (("--learning-rate", -1), "--learning-rate"),
         (("--learning-starts", 0), "--learning-starts 0 has no random steps"),
     ],
+    "td3": [
+        *REPLAY_BUFFER,
+        (("--policy-noise", -1), "--policy-noise"),
+        (("--noise-clip", -1), "--noise-clip"),
+    ],
+    "trpo": [
+        (("--target-kl", 0), "--target-kl"),
+        (("--cg-iterations", 0), "--cg-iterations"),
+        (("--cg-damping", -1), "--cg-damping"),
+        (("--value-epochs", 0), "--value-epochs"),
+        (("--num-minibatches", 0), "--num-minibatches"),
+    ],
     "sac": [
         *REPLAY_BUFFER,
         (("--alpha", -1), "--alpha"),

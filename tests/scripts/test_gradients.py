@@ -322,3 +322,53 @@ def test_the_surrogate_has_the_objectives_gradient_at_the_old_policy():
     log_pi = log_policy(agent)
     ours = gradient(-surrogate_of(log_pi.detach(), log_pi), agent)
     torch.testing.assert_close(ours, exact_gradient(agent), rtol=1e-10, atol=1e-10)
+
+
+def occupancy(log_pi):
+    """d(s) (3,): how often a state is visited in an episode, on average."""
+    visits = torch.zeros(3, dtype=torch.float64)
+    for probability, trajectory in zip(probabilities(log_pi), ALL):
+        for state in trajectory.states:
+            visits[state] += probability
+    return visits
+
+
+def scores(agent):
+    """∇_θ log π_θ(a|s) of each state and action, (6, P)."""
+    rows = []
+    for state, action in itertools.product(range(3), range(2)):
+        rows.append(gradient(-log_policy(agent)[state, action], agent))
+    return torch.stack(rows)
+
+
+def gradient_with_a_linear_critic(agent, features):
+    """E_{s~d, a~π}[ ∇ log π(a|s) Q_ω(s, a) ], where Q_ω is linear in features (6, K).
+
+    ω is fitted to Q^π by least squares, weighted by d(s) π(a|s).
+    """
+    log_pi = log_policy(agent).detach()
+    weight = (occupancy(log_pi)[:, None] * log_pi.exp()).flatten()
+    q, _ = action_values(log_pi)
+    root = weight.sqrt()[:, None]
+    omega = torch.linalg.lstsq(root * features, root * q.reshape(6, 1), driver="gelsd").solution
+    q_omega = (features @ omega).flatten()
+    return (weight * q_omega) @ scores(agent)
+
+
+def test_a_critic_with_compatible_features_gives_the_exact_gradient():
+    """Though it is not Q: it cannot tell a state's value. Other features give another gradient."""
+    agent = make_agent(ppo_clip)
+    exact = exact_gradient(agent)
+    compatible = gradient_with_a_linear_critic(agent, scores(agent))
+    torch.testing.assert_close(compatible, exact, rtol=1e-8, atol=1e-10)
+
+    action_alone = torch.eye(2, dtype=torch.float64).repeat(3, 1)
+    other = gradient_with_a_linear_critic(agent, action_alone)
+    assert (other - exact).norm() > 0.1 * exact.norm()
+
+
+def test_the_q_actor_critics_gradient_is_exact_where_its_critic_is():
+    agent = make_agent(ppo_clip)
+    every_pair = torch.eye(6, dtype=torch.float64)
+    ours = gradient_with_a_linear_critic(agent, every_pair)
+    torch.testing.assert_close(ours, exact_gradient(agent), rtol=1e-8, atol=1e-10)

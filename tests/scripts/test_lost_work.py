@@ -331,6 +331,7 @@ SHORT_TRAINING = {
     "reinforce_baseline": {"num_envs": 4, "total_timesteps": 600},
     "dagger": {"num_envs": 4, "num_steps": 16, "num_updates": 2, "total_timesteps": 600},
     "ddpg": {"learning_starts": 100, "total_timesteps": 400, "batch_size": 8},
+    "td3": {"learning_starts": 100, "total_timesteps": 400, "batch_size": 8},
     "sac": {"learning_starts": 100, "total_timesteps": 400, "batch_size": 8},
 }
 ROLLOUTS = {"num_envs": 4, "num_steps": 16, "total_timesteps": 600}

@@ -1,5 +1,5 @@
-"""DDPG and SAC: targets and losses against loops in float64, the density, the replay buffer, and
-what `train` does with them: every update of a run is compared with one written down here.
+"""DDPG, TD3 and SAC: targets and losses against loops in float64, the density, the replay buffer,
+and what `train` does with them: every update of a run is compared with one written down here.
 """
 
 import copy
@@ -17,6 +17,7 @@ from torch.distributions.transforms import TanhTransform
 
 import ddpg
 import sac
+import td3
 from helpers import agent_for, modules_defining
 from run_folder import checkpoint, scalar_values, steps_taken, summary
 from tiny_envs import BOX, Timetable, timetables
@@ -110,6 +111,38 @@ def ddpg_actor_loss(networks, rows: list[Row]) -> Tensor:
     total = 0
     for row in rows:
         total = total - value(agent.critic, row.obs, forward(agent.actor, row.obs).tanh())
+    return total / len(rows)
+
+
+def td3_target(networks, row: Row, noise: Tensor, gamma: float) -> Tensor:
+    """What both critics are fitted to; the noise is clipped to ±0.25."""
+    if row.terminated:
+        return row.reward
+    next_action = forward(networks["target_actor"], row.next_obs).tanh()
+    for i, eps in enumerate(noise.tolist()):
+        shifted = next_action[i] + max(min(eps, 0.25), -0.25)
+        next_action[i] = max(min(shifted, 1.0), -1.0)
+    next_q1 = value(networks["target_q1"], row.next_obs, next_action)
+    next_q2 = value(networks["target_q2"], row.next_obs, next_action)
+    return row.reward + gamma * (next_q1 if next_q1 < next_q2 else next_q2)
+
+
+def td3_critic_loss(networks, rows: list[Row], noise: Tensor, gamma: float) -> Tensor:
+    """The sum of both critics' losses."""
+    agent = networks["agent"]
+    total = 0
+    for row, eps in zip(rows, noise):
+        y = td3_target(networks, row, eps, gamma).detach()
+        for critic in (agent.q1, agent.q2):
+            total = total + (value(critic, row.obs, row.action) - y) ** 2
+    return total / len(rows)
+
+
+def td3_actor_loss(networks, rows: list[Row]) -> Tensor:
+    agent = networks["agent"]
+    total = 0
+    for row in rows:
+        total = total - value(agent.q1, row.obs, forward(agent.actor, row.obs).tanh())
     return total / len(rows)
 
 
@@ -424,6 +457,41 @@ def test_every_update_of_ddpg_is_that_of_the_formulas(updates_of, policy_frequen
             assert of_each_step == [set(), {"agent.critic", *targets}]
         assert_critics_keep_their_gradients(update, ["critic"])
         assert_targets_follow(update, targets, 0.05)
+
+
+@pytest.mark.parametrize("policy_frequency", [1, 3])
+def test_every_update_of_td3_is_that_of_the_formulas(updates_of, policy_frequency):
+    """And actor and targets wait for their turn."""
+    smoothing = {"policy_noise": 0.3, "noise_clip": 0.25}
+    updates = updates_of(td3, **FAST, **smoothing, policy_frequency=policy_frequency)
+    clipped = torch.cat([update.noise[0] for update in updates]).abs() * 0.3 > 0.25
+    assert clipped.any() and not clipped.all()
+    for number, update in enumerate(updates):
+        rows = normalized_rows(update)
+        assert {row.terminated.item() for row in rows} == {0, 1}
+        [noise] = update.noise
+        agent = update.networks[0]["agent"]
+        loss = td3_critic_loss(update.networks[0], rows, 0.3 * noise, 0.9)
+        critics = [*agent.q1.parameters(), *agent.q2.parameters()]
+        assert_gradients(update.gradients[0], loss, critics)
+        assert update.metrics["losses/qf_loss"] == pytest.approx(loss.item() / 2, rel=1e-4)
+
+        targets = {"target_actor": "actor", "target_q1": "q1", "target_q2": "q2"}
+        of_each_step = [changed(*pair) for pair in zip(update.networks, update.networks[1:])]
+        if number % policy_frequency == 0:
+            agent = update.networks[2]["agent"]
+            loss = td3_actor_loss(update.networks[2], rows)
+            assert_gradients(update.gradients[1], loss, agent.actor.parameters())
+            logged = update.metrics["losses/actor_loss"]
+            assert logged == pytest.approx(loss.item(), rel=1e-4, abs=1e-5)
+            assert update.optimizers == ["critic_optimizer", "actor_optimizer"]
+            expected = [set(), {"agent.q1", "agent.q2"}, {"agent.actor", *targets}]
+            assert_targets_follow(update, targets, 0.05)
+        else:
+            assert update.optimizers == ["critic_optimizer"]
+            expected = [set(), {"agent.q1", "agent.q2"}]
+        assert of_each_step == expected
+        assert_critics_keep_their_gradients(update, ["q1", "q2"])
 
 
 @pytest.mark.parametrize("policy_frequency", [1, 3])
@@ -770,6 +838,7 @@ def test_updates_are_counted_per_step_of_every_environment(module, short_run, pe
 
 TARGETS = {
     "ddpg": {"target_actor": "actor", "target_critic": "critic"},
+    "td3": {"target_actor": "actor", "target_q1": "q1", "target_q2": "q2"},
     "sac": {"target_q1": "q1", "target_q2": "q2"},
 }
 
@@ -781,7 +850,7 @@ def test_the_targets_follow_in_closed_form(module, short_run, completed_run):
     After k updates the targets are θ + (1 − τ)^k (θ̄₀ − θ).
     """
     script = module.__name__
-    flags = ("--policy-lr", 0, "--q-lr", 0, "--tau", 0.01)
+    flags = ("--policy-lr", 0, "--q-lr", 0, "--tau", 0.01, "--policy-frequency", 1)
     run_dir = short_run(script, *flags, "--total-timesteps", 300)
     state = checkpoint(run_dir)
     torch.manual_seed(0)
@@ -807,24 +876,24 @@ def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(
     run_dir = short_run(script)
     before = checkpoint(run_dir)
     zero = ("--policy-lr", 0, "--q-lr", 0, "--tau", 1e-30)
-    completed_run(script, "--resume", "r", "--total-timesteps", 1300, *zero)
+    completed_run(script, "--resume", "r", "--total-timesteps", 800, *zero)
     after = checkpoint(run_dir)
     assert list(after["buffer"]) == list(WIDTHS)
     for name, column in after["buffer"].items():
-        assert torch.equal(column[:1200], before["buffer"][name]) and len(column) == 1300
+        assert torch.equal(column[:700], before["buffer"][name]) and len(column) == 800
     critic_steps = steps_taken(before["critic_optimizer"])
-    assert critic_steps == 1000 and steps_taken(after["critic_optimizer"]) == 1100
+    assert critic_steps == 500 and steps_taken(after["critic_optimizer"]) == 600
     for part in ("agent", *TARGETS[script]):
         for name, tensor in before[part].items():
             assert torch.equal(tensor, after[part][name]), name
     moments_before = before["critic_optimizer"]["state"][0]
     moments_after = after["critic_optimizer"]["state"][0]
     assert not torch.equal(moments_after["exp_avg"], moments_before["exp_avg"])
-    if script == "ddpg":
+    if script in ("ddpg", "td3"):
         agent = module.Agent(Box(-1, 1, (3,)), Box(-2, 2, (1,)))
         agent.load_state_dict(after["agent"])
-        obs = after["buffer"]["obs"][1200:]
-        action = after["buffer"]["action"][1200:]
+        obs = after["buffer"]["obs"][700:]
+        action = after["buffer"]["action"][700:]
         assert (action - agent.actor(agent.normalize(obs))).std() < 0.2  # uniformly random: 0.6
     if script == "sac":
         assert before["temperature"]["log_alpha"] != 0
@@ -844,7 +913,7 @@ def test_the_observation_statistics_are_those_of_the_buffer(
 
     With 0 rows here there are none.
     """
-    if module is ddpg:
+    if module in (ddpg, td3):
         num_rows = min(num_rows, random_steps)
     flags = ("--learning-starts", random_steps, "--total-timesteps", total)
     flags += ("--num-envs", 1, "--updates-per-step", 0.02)
@@ -867,7 +936,7 @@ def test_a_fixed_temperature_stays_fixed(short_run, completed_run):
     tuned_values = {round(value, 6) for value in scalar_values(tuned, "losses/alpha")}
     assert fixed_values == {0.37}
     assert len(tuned_values) > 3
-    completed_run("sac", "--resume", "fixed", "--total-timesteps", 1300, "--alpha", 0.5)
+    completed_run("sac", "--resume", "fixed", "--total-timesteps", 800, "--alpha", 0.5)
     assert round(scalar_values(fixed, "losses/alpha")[-1], 6) == 0.5
 
 

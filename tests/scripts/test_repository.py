@@ -26,18 +26,29 @@ VARIANTS = {
         ["ppo_kl"],  # a KL
         ["dagger"],  # it learns from labels: no distribution
         ["ddpg"],  # a policy without a distribution
-        ["sac"],  # twin critics
+        ["td3"],  # a policy without a distribution, and twin critics
+        ["sac"],  # twin critics and a distribution
+        ["trpo"],  # parameters of the policy alone
     ],
     # The networks that each needs.
-    "Agent.__init__": [["reinforce"], ["reinforce_baseline"], ["dagger"], ["ddpg"], ["sac"]],
+    "Agent.__init__": [
+        ["reinforce"],
+        ["reinforce_baseline"],
+        ["dagger"],
+        ["ddpg"],
+        ["td3"],
+        ["sac"],
+    ],
     "Agent.normalize": [["dagger"]],  # it always normalises
-    "Agent.to_env": [["ddpg", "sac"]],  # Box actions alone, within the bounds by themselves
+    "Agent.to_env": [["ddpg", "sac", "td3"]],  # Box actions alone, within the bounds by themselves
     "Agent.sample": [["sac"]],  # with log π, by the tanh's density
     # What the rungs from a2c.py on are about.
     "policy_loss": [["a2c"], ["ppo_kl"]],
-    "export": [["ddpg"], ["sac"]],  # other networks, and a tanh at their end
+    "actor_loss": [["td3"]],  # of the first of two critics
+    "critic_lr": [["td3"]],
+    "export": [["ddpg", "td3"], ["sac"]],  # other networks, and a tanh at their end
     # Networks of 256 units gain by a second thread.
-    "set_threads": [["ddpg", "sac"]],
+    "set_threads": [["ddpg", "sac", "td3"]],
 }
 
 

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 import ddpg
 from helpers import (
+    OFF_POLICY,
     ROOT,
     SCRIPTS,
     complete_in_fork,
@@ -52,7 +53,7 @@ def run_after(tmp_path):
 def tiny_run(script: str) -> tuple:
     """Flags of a run of a second."""
     flags = short_run_flags(script)
-    if script in ("ddpg", "sac"):
+    if script in OFF_POLICY:
         return *flags, "--total-timesteps", 230, "--eval-episodes", 1, "--buffer-size", 1000
     return *flags, "--total-timesteps", 2048, "--eval-episodes", 1
 

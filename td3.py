@@ -1,0 +1,1139 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch>=2.13",
+#     "gymnasium[classic-control,box2d,mujoco]>=1.1",
+#     "mujoco>=3.1,<3.16",
+#     "tyro>=0.9",
+#     "tensorboard>=2.18",
+#     "tqdm>=4.66",
+#     "filelock>=3.12",
+# ]
+# ///
+"""TD3: twin delayed deep deterministic policy gradient.
+
+A tag such as [twin-target] names an equation and stands beside the code that computes it. The
+project's LECTURES.md lists all tags.
+
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised as in ddpg.py along the gradient of
+    Q_φ₁(s, π_θ(s)). The critic's errors are what an actor climbs most eagerly, so Q comes out too
+    large. Three changes are against that: they are what is new here.
+
+Algorithm   repeat until the budget of environment steps is spent
+    1. act: a ← π_θ(s) + σ ε, ε ~ N(0, 1), within the bounds; at random for the first steps
+    2. step N environments and add (s, a, r, s', terminated) to the replay buffer
+    3. updates_per_step times for each step taken, draw a minibatch from the buffer
+           a' ← π_θ̄(s') + clip(σ' ε, −c, c), within the bounds
+           y ← r + γ (1 − terminated) minᵢ Q_φ̄ᵢ(s', a')
+           φᵢ ← one Adam step on the mean of (Q_φᵢ(s, a) − y)², i = 1, 2
+           every policy_frequency updates
+               θ ← one Adam step on −Q_φ₁(s, π_θ(s))
+               θ̄ ← θ̄ + τ (θ − θ̄);  φ̄ᵢ ← φ̄ᵢ + τ (φᵢ − φ̄ᵢ)
+    4. log every 100 steps
+
+Symbols     B transitions in a minibatch
+    s       obs         (B, obs_dim)      x  (B, obs_dim)  normalised: what the networks see
+    a       action      (B, act_dim)  in units in which the bounds are [−1, 1]
+    r, y    reward, target  (B,)
+    s'      next_obs    (B, obs_dim)  at an episode's end the true last observation
+            terminated  (B,)  1 or 0; a truncation alone counts as 0, so y still has Q(s')
+    θ agent.actor   φ₁, φ₂ agent.q1, agent.q2   θ̄, φ̄ᵢ target_actor, target_q1, target_q2
+    γ gamma   τ tau   σ exploration_noise   σ' policy_noise   c noise_clip
+
+New after ddpg.py: twin critics, the smaller of which counts; noise on the target's action, so that
+the critic is smooth in a; and actor and targets that move less often than the critics.
+
+Run         python td3.py --env-id HalfCheetah-v4 --total-timesteps 1000000
+Lectures    L4, "DDPG" and what follows; L5, pages 52 to 59
+Papers      Fujimoto et al. 2018, "Addressing Function Approximation Error in Actor-Critic Methods",
+            arXiv:1802.09477
+"""
+
+import contextlib
+import copy
+import errno
+import importlib.util
+import inspect
+import io
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from filelock import FileLock, Timeout
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+SCRIPT = Path(__file__).stem
+
+
+@dataclass
+class Args:
+    # The task
+    env_id: str = "Pendulum-v1"
+    """id of the gymnasium environment: vector observations, Box actions"""
+    total_timesteps: int = 15_000
+    """budget of environment steps, all environments together"""
+    seed: int = 1
+    """seed of the networks, the actions and the environments"""
+
+    # The algorithm
+    policy_lr: float | None = None
+    """Adam's step size for the actor (default: learning_rate if that is given, else 3e-4)"""
+    q_lr: float | None = None
+    """Adam's step size for the critics (default: learning_rate if that is given, else 1e-3)"""
+    learning_rate: float | None = None
+    """Adam's step size for all"""
+    num_envs: int = 1
+    """parallel environments, N"""
+    buffer_size: int = 1_000_000
+    """transitions that the replay buffer holds"""
+    learning_starts: int = 5_000
+    """steps with random actions before the first update"""
+    updates_per_step: float = 1.0
+    """updates for each environment step after learning_starts"""
+    batch_size: int = 256
+    """transitions in a minibatch, B"""
+    gamma: float = 0.99
+    """discount factor, γ"""
+    tau: float = 0.005
+    """share by which the targets move towards the networks, τ"""
+    policy_frequency: int = 2
+    """updates of the critics to one of the actor and of the targets"""
+    exploration_noise: float = 0.1
+    """deviation of the noise on the action, in units in which the bounds are [−1, 1], σ"""
+    policy_noise: float = 0.2
+    """deviation of the noise on the target's action, in the same units, σ'"""
+    noise_clip: float = 0.5
+    """largest such noise, c"""
+    norm_obs: bool = True
+    """normalise observations by the mean and deviation of the first, random steps"""
+
+    # The run
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
+    run_dir: str | None = None
+    """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
+    resume: str | None = None
+    """continue the run in this folder with its own flags; flags given beside it override them"""
+    checkpoint_interval: float = 60.0
+    """seconds between checkpoints"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation, one in each of as many parallel environments"""
+    save_model: bool = True
+    """write the deterministic policy to policy.pt"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    wandb_project_name: str = "policy-gradients"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team"""
+    cuda: bool = True
+    """use the GPU if there is one"""
+    torch_deterministic: bool = True
+    """use only deterministic algorithms on the GPU"""
+    compile: bool = False
+    """torch.compile the networks; it takes ten seconds or more to begin with"""
+
+
+# ================================ the algorithm ================================
+
+
+class DataStats(nn.Module):
+    """Mean, variance and deviation of a set of data: buffers, saved with the network.
+
+    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    """
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.var = nn.Buffer(torch.ones(shape))
+        self.std = nn.Buffer(torch.ones(shape))
+        self.count = nn.Buffer(torch.tensor(0))
+
+    def fit(self, x: Tensor) -> None:
+        """Replace the statistics by those of x (n, *shape), n ≥ 1."""
+        self.mean.copy_(x.mean(0))
+        self.var.copy_(x.var(0, correction=0))
+        self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
+        self.count.fill_(len(x))
+
+
+def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
+    """Two hidden layers of 256 ReLU units."""
+    return nn.Sequential(
+        nn.Linear(num_inputs, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, num_outputs),
+    )
+
+
+class Critic(nn.Module):
+    """Q_φ(s, a), (B,), of normalised observations (B, obs_dim) and actions (B, act_dim)."""
+
+    def __init__(self, obs_dim: int, act_dim: int):
+        super().__init__()
+        self.net = relu_mlp(obs_dim + act_dim, 1)
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        return self.net(torch.cat([x, action], -1)).squeeze(-1)
+
+
+class Agent(nn.Module):
+    """Actor and twin critics. They see x (B, obs_dim), normalised observations.
+
+    Actions lie in [−1, 1]; to_env scales them to the environment's bounds.
+    """
+
+    def __init__(self, observation_space: Box, action_space: Box):
+        super().__init__()
+        obs_dim = observation_space.shape[0]
+        act_dim = action_space.shape[0]
+        self.actor = nn.Sequential(relu_mlp(obs_dim, act_dim), nn.Tanh())  # π_θ
+        self.q1 = Critic(obs_dim, act_dim)  # Q_φ₁
+        self.q2 = Critic(obs_dim, act_dim)  # Q_φ₂
+        self.obs_stats = DataStats(obs_dim)
+        self.low = nn.Buffer(torch.tensor(action_space.low))
+        self.high = nn.Buffer(torch.tensor(action_space.high))
+
+    def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
+        return (obs - self.obs_stats.mean) / self.obs_stats.std
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Scale actions from [−1, 1] to the environment's bounds."""
+        share = (action + 1) / 2  # 0 at the lower bound, 1 at the upper
+        env_action = self.low + share * (self.high - self.low)
+        return env_action.clamp(self.low, self.high).cpu().numpy()  # as rounding can lead beyond
+
+
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
+    """What Q(s, a) is fitted to, (B,). Only a termination ends the sum of rewards."""
+    return reward + gamma * (1 - terminated) * next_value  # [td-target]
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of Q_φ(s, a), (B,)."""
+    return (q - target).square().mean()
+
+
+def smoothed_action(action: Tensor, noise: Tensor, noise_clip: float) -> Tensor:
+    """The target's action (B, act_dim) with noise of at most noise_clip, within the bounds."""
+    return (action + noise.clamp(-noise_clip, noise_clip)).clamp(-1, 1)  # [target-smoothing]
+
+
+@torch.no_grad()
+def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float) -> None:
+    """Move target networks towards their networks: φ̄ ← φ̄ + τ (φ − φ̄)."""
+    for target_parameter, parameter in zip(target_parameters, parameters):
+        target_parameter.lerp_(parameter, tau)
+
+
+def actor_loss(agent: Agent, x: Tensor) -> Tensor:
+    """−Q_φ₁(s, π_θ(s)), averaged over x (B, obs_dim); Silver et al. 2014."""
+    return -agent.q1(x, agent.actor(x)).mean()  # [dpg] its gradient is ∇_θ π_θ(s) ∇_a Q_φ₁(s, a)
+
+
+@dataclass
+class Batch:
+    """Transitions; from s to s' by action a, with reward r."""
+
+    obs: Tensor  # (B, obs_dim)
+    action: Tensor  # (B, act_dim)
+    reward: Tensor  # (B,)
+    next_obs: Tensor  # (B, obs_dim)
+    terminated: Tensor  # (B,), 1 or 0
+
+
+class ReplayBuffer:
+    """The latest `capacity` transitions, float32 on the device."""
+
+    def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
+        self.capacity = capacity
+        self.added = 0  # transitions ever added, those overwritten since included
+        self.obs = torch.empty(capacity, obs_dim, device=device)
+        self.action = torch.empty(capacity, act_dim, device=device)
+        self.reward = torch.empty(capacity, device=device)
+        self.next_obs = torch.empty(capacity, obs_dim, device=device)
+        self.terminated = torch.empty(capacity, device=device)
+
+    def add(self, batch: Batch) -> None:
+        """Add M ≤ capacity transitions in place of the oldest."""
+        num_new = len(batch.reward)
+        index = torch.arange(self.added, self.added + num_new, device=self.obs.device)
+        index %= self.capacity
+        self.obs[index] = batch.obs
+        self.action[index] = batch.action
+        self.reward[index] = batch.reward
+        self.next_obs[index] = batch.next_obs
+        self.terminated[index] = batch.terminated
+        self.added += num_new
+
+    def at(self, index: Tensor) -> Batch:
+        """The transitions in these rows."""
+        return Batch(
+            self.obs.index_select(0, index),
+            self.action.index_select(0, index),
+            self.reward.index_select(0, index),
+            self.next_obs.index_select(0, index),
+            self.terminated.index_select(0, index),
+        )
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draw transitions uniformly, each independently of the others."""
+        size = min(self.added, self.capacity)
+        return self.at(torch.randint(size, (batch_size,), device=self.obs.device))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All transitions, the oldest first, as a dictionary of Batch's fields."""
+        oldest = max(self.added - self.capacity, 0)
+        in_order = torch.arange(oldest, self.added, device=self.obs.device)
+        return vars(self.at(in_order % self.capacity))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Add them again. A buffer that has become smaller takes the newest."""
+        newest = {name: column[-self.capacity :] for name, column in state.items()}
+        self.add(Batch(**newest))
+
+
+class Stepper:
+    """Steps N environments and remembers where they are.
+
+    An environment is reset in the step after its episode's end. That step ignores its action, and
+    its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
+
+        step            0      1      2      3       4
+        self.obs        s_0    s_1    s_2    s_3     new s_0
+        next_obs        s_1    s_2    s_3    new s_0 new s_1
+        truncated                     True
+        valid           True   True   True   False   True
+
+    s_3 is the episode's true last observation.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, seed: int):
+        self.envs = envs
+        self.device = device
+        obs, _ = envs.reset(seed=seed)
+        self.obs = self.to_tensor(obs)  # (N, obs_dim)
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.episode_return = np.zeros(envs.num_envs)
+        self.episode_length = np.zeros(envs.num_envs, dtype=int)
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    def step(self, action: Tensor, env_action: np.ndarray) -> tuple[Batch, list]:
+        """Take `env_action`; `action` (N, act_dim) is the same in [−1, 1].
+
+        Returns the M ≤ N transitions that were no resets, and (return, length) of each episode
+        that ended.
+        """
+        next_obs, reward, terminated, truncated, _ = self.envs.step(env_action)
+        valid = np.flatnonzero(~self.done)
+        next_obs = self.to_tensor(next_obs)
+        batch = Batch(
+            self.obs[valid],
+            action[valid],
+            self.to_tensor(reward[valid]),
+            next_obs[valid],
+            self.to_tensor(terminated[valid]),
+        )
+        self.obs = next_obs
+        self.done = terminated | truncated
+        self.episode_return[valid] += reward[valid]
+        self.episode_length[valid] += 1
+        episodes = []
+        for n in np.flatnonzero(self.done):
+            episodes.append((float(self.episode_return[n]), int(self.episode_length[n])))
+            self.episode_return[n] = 0
+            self.episode_length[n] = 0
+        return batch, episodes
+
+
+def updates_due(step: int, args: Args) -> int:
+    """The number of updates that belong to this many environment steps."""
+    return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
+
+
+def train(args: Args) -> None:
+    """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
+
+    The program waits for the GPU at every environment step, first in to_env, and in run.log, but
+    not in an update.
+    """
+    check(args)
+    device = set_up(args)
+    envs = make_envs(args.env_id, args.num_envs)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    target_actor = copy.deepcopy(agent.actor).requires_grad_(False)
+    target_q1 = copy.deepcopy(agent.q1).requires_grad_(False)
+    target_q2 = copy.deepcopy(agent.q2).requires_grad_(False)
+    actor_parameters = list(agent.actor.parameters())
+    critic_parameters = [*agent.q1.parameters(), *agent.q2.parameters()]
+    parameters = actor_parameters + critic_parameters
+    target_parameters = []
+    for target_network in (target_actor, target_q1, target_q2):
+        target_parameters += target_network.parameters()
+    # This is torch.optim.Adam, but for a second less at the start (see below).
+    actor_optimizer = Adam(actor_parameters, lr=actor_lr(args), fused=True)
+    critic_optimizer = Adam(critic_parameters, lr=critic_lr(args), fused=True)
+    obs_dim = envs.single_observation_space.shape[0]
+    act_dim = envs.single_action_space.shape[0]
+    buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
+    if args.compile:
+        for network in (agent.actor, agent.q1, agent.q2, target_actor, target_q1, target_q2):
+            network.forward = torch.compile(network.forward)
+    # With --resume, Run restores all that is named here.
+    run = Run(
+        args,
+        envs,
+        device,
+        agent=agent,
+        target_actor=target_actor,
+        target_q1=target_q1,
+        target_q2=target_q2,
+        actor_optimizer=actor_optimizer,
+        critic_optimizer=critic_optimizer,
+        buffer=buffer,
+    )
+    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # which may be new in a resumed run
+    critic_optimizer.param_groups[0]["lr"] = critic_lr(args)
+    step = run.count.global_step
+    updates = updates_due(step, args)
+    stats_fitted = bool(agent.obs_stats.count > 0)  # in a resumed run
+    stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
+
+    while not run.finished():
+        episodes = []
+        log_at = min(step + 100, args.total_timesteps)
+        while step < log_at:
+            # 1. Act: at random at first, then with noise.
+            if step < args.learning_starts:
+                action = torch.rand(args.num_envs, act_dim, device=device) * 2 - 1
+            else:
+                with torch.no_grad():
+                    action = agent.actor(agent.normalize(stepper.obs))
+                noise = args.exploration_noise * torch.randn_like(action)
+                action = (action + noise).clamp(-1, 1)  # [exploration] π_θ(s) + σ ε
+
+            # 2. Step the environments and remember what happened.
+            transitions, ended = stepper.step(action, agent.to_env(action))
+            buffer.add(transitions)
+            step += len(transitions.reward)
+            episodes += ended
+            if args.norm_obs and step >= args.learning_starts and not stats_fitted:
+                agent.obs_stats.fit(buffer.obs[: buffer.added])  # once, for good
+                stats_fitted = True
+
+            # 3. Minibatch updates.
+            while updates < updates_due(step, args):
+                batch = buffer.sample(args.batch_size)
+                x = agent.normalize(batch.obs)
+                next_x = agent.normalize(batch.next_obs)
+
+                with torch.no_grad():
+                    noise = args.policy_noise * torch.randn_like(batch.action)
+                    next_action = smoothed_action(target_actor(next_x), noise, args.noise_clip)
+                    next_q1 = target_q1(next_x, next_action)  # (B,)
+                    next_q2 = target_q2(next_x, next_action)
+                    next_value = torch.min(next_q1, next_q2)  # [twin-target]
+                    target = td_target(batch.reward, batch.terminated, next_value, args.gamma)
+                q1 = agent.q1(x, batch.action)  # (B,)
+                q2 = agent.q2(x, batch.action)
+                q_loss = critic_loss(q1, target) + critic_loss(q2, target)
+                critic_optimizer.zero_grad()
+                q_loss.backward()
+                critic_optimizer.step()
+                run.metric("losses/qf_loss", q_loss / 2)
+                run.metric("losses/qf_values", (q1.mean() + q2.mean()) / 2)
+
+                if updates % args.policy_frequency == 0:
+                    pi_loss = actor_loss(agent, x)
+                    actor_optimizer.zero_grad()
+                    # They flow through the critic q1, but only the actor keeps them.
+                    pi_loss.backward(inputs=actor_parameters)
+                    actor_optimizer.step()
+                    follow(target_parameters, parameters, args.tau)
+                    run.metric("losses/actor_loss", pi_loss)
+                updates += 1
+
+        # 4. Log; save when it is time.
+        run.log(step - run.count.global_step, episodes)
+
+    run.finish(export(agent))
+
+
+# ============ the rest is not the algorithm, and can be skipped ============
+
+# ---------------------------------------------------------------- what only this script needs
+
+# The range of each number. Where it is not named here, it is from 0 to 1e15.
+AT_LEAST_1 = [
+    "total_timesteps",
+    "num_envs",
+    "buffer_size",
+    "batch_size",
+    "policy_frequency",
+    "eval_episodes",
+]
+LEAST = dict.fromkeys(AT_LEAST_1, 1)
+LEAST |= {"tau": 1e-9, "target_return": -1e15}
+MOST = {
+    "gamma": 1,
+    "tau": 1,
+    "updates_per_step": 1000,
+    "num_envs": 100_000,
+    "eval_episodes": 10_000,
+}
+# What a resumed run cannot change: its networks and statistics were made for it.
+FIXED = ["env_id", "norm_obs"]
+
+
+def check_own(args: Args, obs: Box, action: gym.Space) -> None:
+    """What only this script asks of its arguments and of the environment."""
+    if args.total_timesteps <= args.learning_starts:
+        budget = f"--total-timesteps {args.total_timesteps}"
+        fail(f"{budget} leaves nothing after --learning-starts {args.learning_starts}")
+    if args.norm_obs and args.learning_starts == 0:
+        fail("--learning-starts 0 has no random steps to normalise by: add --no-norm-obs")
+    if args.buffer_size < args.num_envs:
+        fail(f"--buffer-size {args.buffer_size} is less than --num-envs {args.num_envs}")
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.shape != (0,)
+    bounded_box = flat_box and np.abs([action.low, action.high]).max() < 1e30
+    if not bounded_box:
+        wanted = "not a flat, bounded Box (Discrete: use ppo_clip.py)"
+        fail(f"--env-id {args.env_id}: actions {action}, {wanted}")
+    numbers = 2 * obs.shape[0] + action.shape[0] + 2  # in a transition
+    needed = 2 * 4 * numbers * args.buffer_size  # bytes: float32, and a copy for the checkpoint
+    if args.cuda and torch.cuda.is_available():
+        available, _ = torch.cuda.mem_get_info()
+    else:
+        available = memory_of_this_machine()
+    if needed >= available:
+        gib = f"{needed / 2**30:.1f} of {available / 2**30:.1f} GiB"
+        fail(f"--buffer-size {args.buffer_size} takes {gib}")
+
+
+def actor_lr(args: Args) -> float:
+    """The actor's step size: its own, else that of both networks, else the default."""
+    if args.policy_lr is not None:
+        return args.policy_lr
+    return 3e-4 if args.learning_rate is None else args.learning_rate
+
+
+def critic_lr(args: Args) -> float:
+    """The critics' step size, found in the same way."""
+    if args.q_lr is not None:
+        return args.q_lr
+    return 1e-3 if args.learning_rate is None else args.learning_rate
+
+
+def memory_of_this_machine() -> float:
+    """Bytes. Unknown on Windows, and so infinite: there the buffer is made without a check."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def set_threads() -> None:
+    """Take two threads, if there are two cores. OMP_NUM_THREADS overrides it."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(2, os.cpu_count()))
+    # The name misleads: without AMX "bf16" only selects oneDNN instead of MKL, still in float32.
+    # That is up to twice as fast on AMD's processors. With AMX it would really round.
+    has_amx = torch.cpu.get_capabilities().get("amx_tile", True)
+    if not has_amx:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+def export(agent: Agent) -> dict:
+    """The deterministic policy as plain data, for load_policy."""
+    return {
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[0][::2]],
+        "activation": "relu",
+        "head": "tanh",
+        "obs_mean": agent.obs_stats.mean,
+        "obs_std": agent.obs_stats.std,
+        "low": agent.low,
+        "high": agent.high,
+    }
+
+
+# ---------------------------------------------------------------- the same in every script
+
+
+MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
+# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# Not every script uses all.
+TRAINING = 0
+EVALUATION = 1
+ACTIONS = 2
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Make environments that step together: gymnasium's native vector version if there is one.
+
+    Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
+    observation. The step after it only resets: its action is ignored, its reward is 0.
+    Environments without a time limit get one.
+    """
+    envs = gym.make_vec(env_id, num_envs)
+    if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
+        envs.close()
+        # envs.spec still says None afterwards, so evaluate and Run can tell.
+        envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
+    return envs
+
+
+def make_filmed_env(env_id: str, folder: str | Path) -> gym.vector.VectorEnv:
+    """Make one environment, whose first episode is written to a video in the folder."""
+    record = [lambda env: gym.wrappers.RecordVideo(env, str(folder))]
+    return gym.make_vec(env_id, 1, "sync", wrappers=record, render_mode="rgb_array")
+
+
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+
+    `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
+    episode, because the first N episodes to end would be the short ones.
+    """
+    obs, _ = envs.reset(seed=seed)
+    returns = np.zeros(envs.num_envs)
+    running = np.ones(envs.num_envs, dtype=bool)
+    for _ in range(envs.spec.max_episode_steps or MAX_EPISODE_STEPS):
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+        returns += reward * running
+        running &= ~(terminated | truncated)
+        if not running.any():
+            break
+    envs.close()
+    return returns
+
+
+def load_policy(path: str | Path):
+    """Load the policy.pt of any script: a function from raw observations to environment actions.
+
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Raises pickle.UnpicklingError for a file that carries code.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
+    hidden_layers = saved["layers"][:-1]
+    last_weight, last_bias = saved["layers"][-1]
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (x - saved["obs_mean"]) / saved["obs_std"]
+        for weight, bias in hidden_layers:
+            x = activation(x @ weight.T + bias)
+        out = x @ last_weight.T + last_bias
+        if saved["head"] == "argmax":
+            return (saved["low"] + out.argmax(-1)).numpy()
+        if saved["head"] == "tanh":  # else "clip": only clamped, below
+            out = out.tanh()
+        share = (out + 1) / 2  # 0 at the lower bound, 1 at the upper
+        action = saved["low"] + share * (saved["high"] - saved["low"])
+        return action.clamp(saved["low"], saved["high"]).numpy()
+
+    return policy
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
+
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+@dataclass
+class Count:
+    """How far a run has come."""
+
+    global_step: int = 0  # environment steps; those that only reset are not counted
+    episodes: int = 0
+    wall_s: float = 0.0  # seconds of training
+    sps: int = 0  # steps a second
+    solved_at_step: int | None = None
+    solved_at_s: float | None = None
+
+
+class Run:
+    """A run's folder, counters, log and checkpoints, and its orderly end.
+
+    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    """
+
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
+        self.args = args
+        self.envs = envs
+        self.device = device
+        self.parts = parts
+        self.count = Count()
+        self.last100 = []  # returns of the last 100 episodes
+        self.metrics = {}  # tag → values since the last log line
+        self.interrupted_by = 0  # number of a signal
+        self.dir, self.lock = make_folder(args)
+        if args.resume is not None:
+            self.restore()
+        self.wandb = start_wandb(args, self.dir) if args.track else None
+        step = self.count.global_step
+        purge_step = step + 1 if args.resume else None  # drop what was logged after the checkpoint
+        self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
+        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
+        self.last_print = time.perf_counter()
+        self.save()  # so that --resume works from the start
+        write_whole(self.dir / "config.json", to_json(describe(args, device)))
+        (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
+        say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
+        if envs.spec.max_episode_steps is None:
+            limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
+            say(f"{args.env_id} names no time limit: {limit}")
+        handle_signals(self.interrupt)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint. Environments cannot be restored: new episodes begin."""
+        checkpoint = load_checkpoint(self.dir)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(checkpoint[name])
+            self.count = Count(**checkpoint["count"])
+            self.last100 = checkpoint["last100"]
+            torch.set_rng_state(checkpoint["rng"])
+            num_gpus = torch.cuda.device_count()  # there may be fewer now
+            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
+        except Exception as error:  # every kind of misfit raises a type of its own
+            fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
+        if checkpoint["args"]["target_return"] != self.args.target_return:
+            # That was another target. By the new one it is solved at this step at the earliest.
+            self.count.solved_at_step = None
+            self.count.solved_at_s = None
+            self.note_whether_solved()
+
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
+
+    def reached(self, target: float | None) -> bool:
+        """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
+        return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
+
+    def note_whether_solved(self) -> None:
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if self.count.solved_at_step is None and self.reached(solved_return):
+            self.count.solved_at_step = self.count.global_step
+            self.count.solved_at_s = self.count.wall_s
+
+    def interrupt(self, number: int, _) -> None:
+        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        self.interrupted_by = number
+        handle_signals(signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
+            # Not by print: it may be what was interrupted, and cannot be entered twice.
+            os.write(2, b"\nfinishing this iteration; again to quit at once\n")
+
+    def metric(self, tag: str, value: Tensor | float) -> None:
+        """Collect a value. The next log line has the mean of what was collected under each tag."""
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+        self.metrics.setdefault(tag, []).append(value)
+
+    def log(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Count steps and finished episodes (return, length); log; save when it is time.
+
+        A value that is not finite stops the run.
+        """
+        count = self.count
+        count.global_step += num_steps
+        count.episodes += len(episodes)
+        count.wall_s = time.perf_counter() - self.started
+        count.sps = round(count.global_step / count.wall_s)
+        self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
+        self.note_whether_solved()
+        self.metric("charts/SPS", count.sps)
+        if episodes:
+            mean_return, mean_length = np.mean(episodes, axis=0)
+            self.metric("charts/episodic_return", mean_return)
+            self.metric("charts/episodic_length", mean_length)
+        means = [torch.stack(values).mean() for values in self.metrics.values()]
+        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
+        means = dict(zip(self.metrics, means))
+        self.metrics = {}
+        for tag, mean in means.items():
+            self.writer.add_scalar(tag, mean, count.global_step)
+        if self.wandb:
+            self.wandb.log(means, step=count.global_step)
+        for tag, mean in means.items():
+            if not np.isfinite(mean):
+                self.stop(f"{tag} became {mean}")
+        self.show_progress()
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
+            self.save()
+
+    def show_progress(self) -> None:
+        """Move the bar. Where there is no terminal, and so no bar, print a line now and then."""
+        count = self.count
+        mean_return = np.mean(self.last100) if self.last100 else float("nan")
+        self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+        self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if self.bar.disable and time.perf_counter() - self.last_print > 30:
+            progress = f"step {count.global_step:,} of {self.args.total_timesteps:,}"
+            say(f"{progress}, return {mean_return:.1f}, {count.sps:,} steps/s")
+            self.last_print = time.perf_counter()
+
+    def save(self) -> None:
+        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
+        self.writer.flush()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        for name, part_state in state.items():
+            for key, value in part_state.items():
+                if isinstance(value, Tensor) and not value.isfinite().all():
+                    self.stop(f"{key} of {name} is not finite any more")
+        state["script"] = SCRIPT
+        state["args"] = asdict(self.args)
+        state["count"] = asdict(self.count)
+        state["last100"] = self.last100
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+        write_whole(self.dir / "checkpoint.pt", to_bytes(state))
+        self.last_save = time.perf_counter()
+
+    def stop(self, why: str) -> NoReturn:
+        """End the run with a message. The last checkpoint stays."""
+        self.bar.close()
+        self.writer.close()
+        kept = f"stopped; {self.dir} keeps its last checkpoint"
+        sys.exit(f"{why} at step {self.count.global_step:,}: {kept}")
+
+    def finish(self, policy: dict) -> None:
+        """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
+        self.save()
+        self.bar.close()
+        handle_signals(signal.SIG_DFL)  # all is saved: from here on a signal ends the run at once
+        args = self.args
+        count = self.count
+        if self.interrupted_by:
+            say(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
+            sys.exit(128 + self.interrupted_by)
+        policy["env_id"] = args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        write_whole(self.dir / "policy.pt", to_bytes(policy))
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
+        if not args.save_model:
+            (self.dir / "policy.pt").unlink()
+        seed = derive_seed(args.seed, EVALUATION)
+        returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
+        mean = returns.mean()
+        std = returns.std()
+        if not np.isfinite(mean):
+            self.stop(f"the return of the evaluation is {mean}")
+        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
+        self.writer.close()
+        if args.capture_video:
+            shutil.rmtree(self.dir / "videos", ignore_errors=True)  # of an earlier policy
+            evaluate(act, make_filmed_env(args.env_id, self.dir / "videos"), seed)
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
+        summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["eval_return_mean"] = mean
+        summary["eval_return_std"] = std
+        summary["eval_episodes"] = len(returns)
+        write_whole(self.dir / "summary.json", to_json(summary))
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
+            for path in self.dir.glob("videos/*.mp4"):
+                video = wandb.Video(str(path), format="mp4")
+                self.wandb.log({"video": video}, step=count.global_step)
+            self.wandb.finish()
+        cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
+        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
+        say(f"{args.env_id}: {result}; {cost}; {self.dir}")
+        say(f"To see the curves: tensorboard --logdir {self.dir}")
+        if not args.capture_video:
+            film = ["python", sys.argv[0], f"--resume={self.dir}", "--capture-video"]
+            say(f"To see the policy: {shlex.join(film)}")
+
+
+def handle_signals(handler) -> None:
+    """Set what Ctrl-C, SIGTERM and the closing of the terminal (SIGHUP) do."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    # Windows has no SIGHUP. Under nohup it is ignored, and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
+
+
+def make_folder(args: Args) -> tuple[Path, FileLock]:
+    """Make the run's folder, and lock it until this process ends, in whatever way it ends."""
+    given = args.run_dir if args.resume is None else args.resume
+    try:
+        folder = make_new_folder(args) if given is None else Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=1)
+    except Timeout:
+        fail(f"another run is at work in {folder}")
+    except OSError as error:
+        fail(f"the run's folder cannot be made ({error})")
+    for name in ("checkpoint.pt", "config.json", "policy.pt"):
+        if args.resume is None and (folder / name).exists():
+            fail(f"--run-dir {folder} holds a run ({name}): use --resume, or another folder")
+    return folder, lock
+
+
+def make_new_folder(args: Args) -> Path:
+    """Make a folder in runs/."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    folder = Path("runs", re.sub(r"[:/\\]", "-", name))  # an id may be module:Name-v0
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # of a run that was started in the same second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+        folder.mkdir()
+    return folder
+
+
+def start_wandb(args: Args, folder: Path):
+    """Begin a run of Weights & Biases. A resumed run goes on with the same one."""
+    import wandb
+
+    id_file = folder / "wandb_id"
+    try:
+        run = wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            dir=folder,
+            id=id_file.read_text() if id_file.exists() else None,
+            name=folder.resolve().name,
+            resume="allow",
+            config=asdict(args),
+        )
+    except Exception as error:  # no login, no network, a name that it refuses
+        if not args.resume and not args.run_dir:
+            shutil.rmtree(folder, ignore_errors=True)  # made a moment ago, for this run alone
+        fail(f"--track: {type(error).__name__}: {error}")
+    id_file.write_text(run.id)
+    return run
+
+
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    commit = None
+    if shutil.which("git"):
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    return {
+        "script": SCRIPT,
+        "args": asdict(args),
+        "device": str(device),
+        "git_commit": commit,
+        "versions": versions,
+    }
+
+
+def say(text: str) -> None:
+    """Print. The run goes on in silence if nobody listens any more: a closed pipe or terminal."""
+    try:
+        print(text)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def to_json(content: dict) -> bytes:
+    return json.dumps(content, indent=2).encode()
+
+
+def to_bytes(content: dict) -> memoryview:
+    """What torch.save would write to a file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all: a kill leaves the old one or the new one."""
+    new = path.with_suffix(".tmp")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
+def load_checkpoint(folder: str | Path) -> dict:
+    """Read a run's checkpoint.pt, as plain data: a file that would run code is refused."""
+    try:
+        checkpoint = torch.load(Path(folder, "checkpoint.pt"), "cpu", weights_only=True)
+        script = checkpoint["script"]
+    except Exception as error:  # every kind of damage raises a type of its own
+        reason = f"checkpoint.pt is missing or damaged ({type(error).__name__})"
+        fail(f"--resume {folder} holds no run to continue: {reason}")
+    if script != SCRIPT:
+        fail(f"--resume {folder} holds a run of {script}.py")
+    return checkpoint
+
+
+def parse_args() -> Args:
+    """Read the command line. With --resume, that run's arguments stand in for the defaults."""
+    args = tyro.cli(Args)
+    if "" in (args.resume, args.run_dir):
+        fail("--resume and --run-dir need the name of a folder")
+    if args.resume is None:
+        return args
+    if args.run_dir is not None:
+        fail(f"--resume {args.resume} goes on in its own folder: leave --run-dir out")
+    saved_args = Args(**load_checkpoint(args.resume)["args"])
+    saved_args.resume = args.resume
+    # Read the command line again, with that run's arguments in place of the defaults.
+    args = tyro.cli(Args, default=saved_args)
+    for name in FIXED:
+        value = getattr(args, name)
+        saved_value = getattr(saved_args, name)
+        if value != saved_value:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
+    # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    results = ["summary.json", "policy.pt"] if args.save_model else ["summary.json"]
+    is_finished = all(Path(args.resume, name).exists() for name in results)
+    if is_finished and args == saved_args:
+        say(f"{args.resume} is finished")
+        sys.exit(0)
+    return args
+
+
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name, value in asdict(args).items():
+        least = LEAST.get(name, 0)
+        most = MOST.get(name, 1e15)
+        if isinstance(value, int | float) and not least <= value <= most:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"{flag} must be from {least:g} to {most:g}, not {value}")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        fail("--track needs a package: pip install wandb")
+    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
+    with errors_of(f"--env-id {args.env_id}"):
+        envs = make_envs(args.env_id, 2)  # two show whether all have the same spaces
+    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    # A vector version of the environment's own gets no limit from make_envs.
+    if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
+        fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
+    obs = envs.single_observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    action = envs.single_action_space
+    if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
+        fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
+    check_own(args, obs, action)
+    with errors_of(f"--env-id {args.env_id}"):
+        take_one_step(envs)
+    if args.capture_video:  # find out now what would be missing at the end
+        hint = "MuJoCo without a display: MUJOCO_GL=egl or osmesa"
+        with errors_of(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
+            take_one_step(make_filmed_env(args.env_id, Path(folder, "videos")))
+            if not list(Path(folder).glob("videos/*.mp4")):
+                fail(f"--capture-video: {args.env_id} has not rendered anything")
+
+
+def take_one_step(envs: gym.vector.VectorEnv) -> None:
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    envs.close()
+
+
+@contextlib.contextmanager
+def errors_of(what: str):
+    """Say in a line what went wrong in here, and where in which file."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        fail(f"{what}: {type(error).__name__}: {error} ({where})")
+
+
+def fail(message: str) -> NoReturn:
+    """Bad input: one line on stderr and exit status 2."""
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def set_up(args: Args) -> torch.device:
+    """Choose threads and device; seed torch."""
+    set_threads()
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return device
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may not know "±". A file should get each line when it is printed.
+        stream.reconfigure(errors="replace", line_buffering=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Run handles it
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
+    args = parse_args()
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        train(args)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f"{SCRIPT}.py: the disk is full; what was saved before is kept ({error})")
+    except (MemoryError, RuntimeError) as error:
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not no_memory and "allocate memory" not in str(error):
+            raise
+        sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
+    except SystemExit as error:
+        if not error.code:  # nothing in here exits with 0
+            sys.exit(f"{SCRIPT}.py: the environment has ended the program")
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1192 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "torch>=2.6",
+#     "gymnasium[classic-control,box2d,mujoco]>=1.1",
+#     "mujoco>=3.1,<3.16",
+#     "tyro>=0.9",
+#     "tensorboard>=2.18",
+#     "tqdm>=4.66",
+#     "filelock>=3.12",
+# ]
+# ///
+"""TRPO: trust region policy optimisation, the natural gradient with a line search.
+
+A tag such as [natural-gradient] names an equation and stands beside the code that computes it. The
+project's LECTURES.md lists all tags.
+
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, which θ_k sampled,
+
+    maximise over θ   L(θ) = E_t[ ρ_t Â_t ],   where ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t),
+    subject to        E_t[ KL(π_θk(·|s_t) ‖ π_θ(·|s_t)) ] ≤ δ
+
+    Near θ_k, L is g·(θ − θ_k) and the KL is ½ (θ − θ_k)ᵀ H (θ − θ_k), H the Fisher matrix. Then
+    the best step is √(2δ / sᵀHs) s with s = H⁻¹ g, the natural gradient.
+
+Algorithm   repeat until the budget of environment steps is spent
+    1. run π_θk for T steps in N parallel environments
+    2. Â_t and R̂_t as in a2c.py
+    3. g ← ∇_θ L(θ_k); s ← H⁻¹ g by conjugate gradients, which need only products H v
+    4. θ ← θ_k + √(2δ / sᵀHs) s, shortened until KL ≤ δ and L has risen
+    5. φ ← Adam steps on ½ (V_φ(s_t) − R̂_t)², K epochs of minibatches
+    6. update the statistics that normalise observations; log
+
+Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
+            (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
+    s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
+            x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
+    a_t     action      (T, N) or (T, N, act_dim)
+    r_t     reward      (T, N)  divided by the running deviation of u_t = r_t + γ u_{t−1}
+    V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
+    g, s    gradient, direction  (P,)  of all P parameters of the policy
+    γ gamma   λ gae_lambda   δ target_kl   K value_epochs
+
+New after a2c.py: the step is measured by how much it changes the policy, not its parameters, so it
+has the same effect however the network is written, and needs no step size.
+
+Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
+Lectures    L3, second half; L5, pages 49 and 50
+Papers      Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477
+            Kakade 2001, "A Natural Policy Gradient", NeurIPS
+"""
+
+import contextlib
+import errno
+import importlib.util
+import inspect
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from filelock import FileLock, Timeout
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+SCRIPT = Path(__file__).stem
+
+
+@dataclass
+class Args:
+    # The task
+    env_id: str = "CartPole-v1"
+    """id of the gymnasium environment: vector observations, Discrete or Box actions"""
+    total_timesteps: int = 250_000
+    """budget of environment steps; a run ends with the rollout in which it is reached"""
+    seed: int = 1
+    """seed of the network, the actions and the environments"""
+
+    # The algorithm
+    target_kl: float = 0.01
+    """KL(π_θk ‖ π_θ) that a step may reach, in nats, δ"""
+    line_search: bool = True
+    """shorten the step until it keeps within target_kl; without: the natural policy gradient"""
+    cg_iterations: int = 10
+    """iterations of conjugate gradients"""
+    cg_damping: float = 0.1
+    """multiple of the identity that is added to the Fisher matrix"""
+    learning_rate: float = 1e-3
+    """Adam's step size, of the critic alone"""
+    value_epochs: int = 10
+    """passes over each rollout that fit the critic, K"""
+    num_minibatches: int = 16
+    """minibatches of such a pass"""
+    num_envs: int = 16
+    """parallel environments, N"""
+    num_steps: int = 128
+    """steps of each environment in a rollout, T"""
+    gamma: float = 0.99
+    """discount factor, γ"""
+    gae_lambda: float = 0.95
+    """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
+    norm_obs: bool = True
+    """normalise observations by their running mean and deviation"""
+    norm_reward: bool = True
+    """divide rewards by the running deviation of their discounted sum, a stand-in for returns"""
+
+    # The run
+    exp_name: str = SCRIPT
+    """name of the experiment, part of the run folder's name"""
+    run_dir: str | None = None
+    """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
+    resume: str | None = None
+    """continue the run in this folder with its own flags; flags given beside it override them"""
+    checkpoint_interval: float = 60.0
+    """seconds between checkpoints"""
+    target_return: float | None = None
+    """stop training when the mean return of the last 100 episodes reaches this"""
+    eval_episodes: int = 100
+    """episodes of the final evaluation, one in each of as many parallel environments"""
+    save_model: bool = True
+    """write the deterministic policy to policy.pt"""
+    capture_video: bool = False
+    """record a video of an evaluation episode"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    wandb_project_name: str = "policy-gradients"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team"""
+    cuda: bool = True
+    """use the GPU if there is one"""
+    torch_deterministic: bool = True
+    """use only deterministic algorithms on the GPU"""
+    compile: bool = False
+    """torch.compile the networks; it takes ten seconds or more to begin with"""
+
+
+# ================================ the algorithm ================================
+
+
+class RunningStats(nn.Module):
+    """Mean, variance and deviation of everything seen so far: buffers, saved with the network.
+
+    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    """
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.var = nn.Buffer(torch.ones(shape))
+        self.std = nn.Buffer(torch.ones(shape))
+        self.count = nn.Buffer(torch.tensor(0))
+
+    def update(self, x: Tensor) -> None:
+        """Merge in x (n, *shape), n ≥ 1; Chan et al. 1979. The first x replaces what was there."""
+        self.count += len(x)
+        weight = len(x) / self.count.item()  # share of x in everything, itself included
+        delta = x.mean(0) - self.mean
+        self.mean += weight * delta
+        # The variance of a mixture of two groups whose means lie delta apart.
+        self.var += weight * (x.var(0, correction=0) - self.var + (1 - weight) * delta.square())
+        self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
+
+
+def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
+    """Two hidden layers of 64 SiLU units. `last_gain` scales the last layer's initial weights."""
+    net = nn.Sequential(
+        nn.Linear(num_inputs, 64),
+        nn.SiLU(),
+        nn.Linear(64, 64),
+        nn.SiLU(),
+        nn.Linear(64, num_outputs),
+    )
+    linear_layers = net[::2]
+    gains = [2**0.5, 2**0.5, last_gain]
+    for layer, gain in zip(linear_layers, gains):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return net
+
+
+class Agent(nn.Module):
+    """Actor and critic. They see x (..., obs_dim), observations normalised by running statistics.
+
+    In shapes, `...` stands for any leading dimensions: (T, N), (B,) or none.
+
+    Discrete actions: the actor gives a logit for each action. Box actions: it gives the mean of a
+    Gaussian, in units in which the action bounds are [−1, 1]; σ is the same in every state.
+    """
+
+    def __init__(self, observation_space: Box, action_space: Discrete | Box):
+        super().__init__()
+        obs_dim = observation_space.shape[0]
+        self.discrete = isinstance(action_space, Discrete)
+        if self.discrete:
+            num_outputs = int(action_space.n)
+            low = action_space.start  # the first action's number, which need not be 0
+            high = low  # not used; policy.pt has both in either case
+        else:
+            num_outputs = action_space.shape[0]
+            low = action_space.low
+            high = action_space.high
+        self.actor = mlp(obs_dim, num_outputs, last_gain=0.01)
+        self.critic = mlp(obs_dim, 1, last_gain=1.0)
+        self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
+        self.obs_stats = RunningStats(obs_dim)
+        self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
+        self.low = nn.Buffer(torch.tensor(low))
+        self.high = nn.Buffer(torch.tensor(high))
+
+    def normalize(self, obs: Tensor) -> Tensor:
+        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
+        return (obs - self.obs_stats.mean) / self.obs_stats.std
+
+    def value(self, x: Tensor) -> Tensor:
+        """V_φ(s), (...), in the unit of the targets that it is fitted to."""
+        return self.critic(x).squeeze(-1)
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
+        if self.discrete:
+            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
+            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
+            gumbel = -torch.empty_like(out).exponential_().log()
+            return (out + gumbel).argmax(-1)
+        return out + self.log_std.exp() * torch.randn_like(out)
+
+    def log_prob_and_entropy(self, out: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log π_θ(a|s) and H(π_θ(·|s)), both (...), from the actor's outputs."""
+        if self.discrete:
+            return softmax_policy(out, action)
+        return gaussian_policy(out, self.log_std, action)
+
+    def kl(self, old_out: Tensor, old_log_std: Tensor, out: Tensor) -> Tensor:
+        """KL(π_old ‖ π_θ) (...), in nats, of the actor's outputs then and now."""
+        if self.discrete:
+            return softmax_kl(old_out, out)
+        return gaussian_kl(old_out, old_log_std, out, self.log_std)
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """θ. The other parameters are the critic's."""
+        parameters = list(self.actor.parameters())
+        if not self.discrete:
+            parameters.append(self.log_std)
+        return parameters
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Turn actions into the environment's: Box actions are scaled to the bounds and clipped."""
+        if self.discrete:
+            env_action = self.low + action
+        else:
+            share = (action + 1) / 2  # 0 at the lower bound, 1 at the upper
+            scaled = self.low + share * (self.high - self.low)
+            env_action = scaled.clamp(self.low, self.high)
+        return env_action.cpu().numpy()
+
+
+def softmax_policy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (...) of actions (...) under logits (..., num_actions)."""
+    log_p = logits.log_softmax(-1)  # [softmax-policy] log π(a|s) = z_a − log Σ_b exp z_b
+    log_prob = log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return log_prob, entropy
+
+
+def gaussian_policy(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (...) of actions (..., act_dim) under means (..., act_dim)."""
+    z = (action - mean) / log_std.exp()
+    # [gaussian-policy] log N(a_i; μ_i, σ_i) for each dimension i of the action
+    log_density = -z.square() / 2 - log_std - np.log(2 * np.pi) / 2
+    log_prob = log_density.sum(-1)
+    entropy = (log_std + np.log(2 * np.pi * np.e) / 2).sum()  # the same in every state
+    return log_prob, entropy.expand(log_prob.shape)
+
+
+def softmax_kl(old_logits: Tensor, logits: Tensor) -> Tensor:
+    """KL(π_old ‖ π) (...), in nats, of logits (..., num_actions)."""
+    # Σ_a π_old(a) (log π_old(a) − log π(a))
+    old_log_p = old_logits.log_softmax(-1)
+    log_p = logits.log_softmax(-1)
+    return (old_log_p.exp() * (old_log_p - log_p)).sum(-1)
+
+
+def gaussian_kl(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(π_old ‖ π) (...), in nats, of means and log_std (..., act_dim)."""
+    # Σ_i [ (σ_old,i² + (μ_old,i − μ_i)²) / (2 σ_i²) − ½ − log σ_old,i + log σ_i ]
+    var_ratio = (2 * (old_log_std - log_std)).exp()
+    shift = (old_mean - mean) / log_std.exp()
+    return ((var_ratio + shift.square() - 1) / 2 - old_log_std + log_std).sum(-1)
+
+
+def gae(
+    reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimate (T, N) from values (T+1, N); Schulman et al. 2016, eq. 16.
+
+    A terminated episode has no value after it. A truncated one is bootstrapped with the value of
+    its true last observation, which is obs[t + 1] (see Collector). The sum stops at either.
+
+    A step that only resets gets a meaningless advantage, which the losses leave out. It does not
+    reach the step before it either: that one ended an episode, so its decay is 0.
+    """
+    has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
+    goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
+    delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
+    decay = gamma * lam * goes_on
+    advantage = torch.zeros_like(delta)
+    later = torch.zeros_like(delta[0])  # Â_{t+1}, (N,)
+    for t in reversed(range(len(delta))):
+        advantage[t] = delta[t] + decay[t] * later  # [gae] Â_t = δ_t + γλ Â_{t+1}
+        later = advantage[t]
+    return advantage
+
+
+def surrogate_gain(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """How much L(θ) = E[ρ_t Â_t] has risen since θ_k, from M steps; at θ_k it is 0.
+
+    Its gradient at θ_k is the policy gradient.
+    """
+    ratio = (log_prob - old_log_prob).exp()  # [surrogate] ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
+    return ((ratio - 1) * advantage).mean()
+
+
+def flat_gradient(scalar: Tensor, parameters: list[Tensor], create_graph: bool = False) -> Tensor:
+    """The gradient of a scalar by all parameters, one after another, (P,)."""
+    gradients = torch.autograd.grad(
+        scalar, parameters, create_graph=create_graph, retain_graph=True
+    )
+    return parameters_to_vector(gradients)
+
+
+def fisher_product(
+    kl_gradient: Tensor, parameters: list[Tensor], damping: float, v: Tensor
+) -> Tensor:
+    """(H + damping) v, (P,), from the gradient of the KL, which still has its graph.
+
+    H is the KL's second derivative at θ_k. This is its product with v, without H itself.
+    """
+    h_v = flat_gradient(kl_gradient @ v, parameters)  # [fisher] H v = ∇_θ (∇_θ KL · v)
+    return h_v + damping * v
+
+
+def conjugate_gradients(product, b: Tensor, iterations: int) -> Tensor:
+    """Solve A x = b, (P,), where `product` takes v to A v; A is symmetric and positive definite.
+
+    Each iteration goes as far as it pays along a direction that no earlier one has used. In exact
+    arithmetic P of them reach the solution; a few come close. Hestenes and Stiefel 1952.
+    """
+    x = torch.zeros_like(b)
+    residual = b.clone()  # b − A x
+    direction = residual
+    squared_norm = residual @ residual
+    for _ in range(iterations):
+        a_direction = product(direction)
+        # The tiny numbers let a residual of 0 stay 0.
+        length = squared_norm / (direction @ a_direction + 1e-30)
+        x = x + length * direction
+        residual = residual - length * a_direction
+        new_squared_norm = residual @ residual
+        direction = residual + new_squared_norm / (squared_norm + 1e-30) * direction
+        squared_norm = new_squared_norm
+    return x
+
+
+def value_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared error."""
+    return 0.5 * (value - target).square().mean()
+
+
+@dataclass
+class Rollout:
+    """T steps in each of N environments, as tensors on the agent's device."""
+
+    obs: Tensor  # (T+1, N, obs_dim)
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env clips and scales it
+    reward: Tensor  # (T, N)
+    terminated: Tensor  # (T, N)
+    truncated: Tensor  # (T, N)
+    valid: Tensor  # (T, N), False for a step that only reset the environment
+    discounted_sum: Tensor  # (T, N), of an episode's unscaled rewards so far: u_t = r_t + γ u_{t−1}
+    episodes: list[tuple[float, int]]  # return and length of each episode that ended
+
+
+class Collector:
+    """Runs the agent in N environments, T steps at a time, and remembers where they are.
+
+    An environment is reset in the step after its episode's end. That step ignores its action, and
+    its reward is 0. This is a truncation after three steps:
+
+        t               0      1      2      3       4
+        obs[t]          s_0    s_1    s_2    s_3     new s_0    s_3: the true last observation
+        reward[t]       r_0    r_1    r_2    0       new r_0
+        truncated[t]                  True
+        valid[t]        True   True   True   False   True    step 3 only resets
+
+    The value of obs[3] bootstraps step 2.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, gamma: float, seed: int):
+        self.envs = envs
+        self.agent = agent
+        self.device = device
+        self.gamma = gamma
+        self.obs, _ = envs.reset(seed=seed)  # (N, obs_dim)
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.discounted_sum = np.zeros(envs.num_envs)
+        self.episode_return = np.zeros(envs.num_envs)
+        self.episode_length = np.zeros(envs.num_envs, dtype=int)
+
+    @torch.no_grad()
+    def collect(self, num_steps: int) -> Rollout:
+        """Run T = num_steps steps. Only actions are computed here: values and log-probabilities of
+        the whole rollout come later, from one forward pass.
+        """
+        shape = (num_steps, self.envs.num_envs)
+        obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
+        reward = np.zeros(shape)
+        terminated = np.zeros(shape, dtype=bool)
+        truncated = np.zeros(shape, dtype=bool)
+        valid = np.zeros(shape, dtype=bool)
+        discounted_sum = np.zeros(shape)
+        actions = []
+        episodes = []
+        for t in range(num_steps):
+            obs[t] = self.obs
+            x = self.agent.normalize(self.to_tensor(obs[t]))
+            action = self.agent.sample(self.agent.actor(x))
+            actions.append(action)
+            valid[t] = ~self.done
+            env_action = self.agent.to_env(action)
+            self.obs, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
+            self.done = terminated[t] | truncated[t]
+
+            # At a step that only resets, reward and valid are 0: the sum starts from 0 again.
+            self.discounted_sum = reward[t] + self.gamma * self.discounted_sum * valid[t]
+            discounted_sum[t] = self.discounted_sum
+            self.episode_return += reward[t]
+            self.episode_length += valid[t]
+            for n in np.flatnonzero(self.done):
+                episodes.append((float(self.episode_return[n]), int(self.episode_length[n])))
+                self.episode_return[n] = 0
+                self.episode_length[n] = 0
+        obs[num_steps] = self.obs
+        if not valid.any():
+            # With T = 1 this can be: every environment was being reset. There is nothing to learn
+            # from. The next step of each is a real one, so collect once more.
+            return self.collect(num_steps)
+        return Rollout(
+            obs=self.to_tensor(obs),
+            action=torch.stack(actions),
+            reward=self.to_tensor(reward.astype(np.float32)),
+            terminated=self.to_tensor(terminated),
+            truncated=self.to_tensor(truncated),
+            valid=self.to_tensor(valid),
+            discounted_sum=self.to_tensor(discounted_sum.astype(np.float32)),
+            episodes=episodes,
+        )
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+
+def train(args: Args) -> None:
+    """Train. The comments 1. to 6. are the steps of the algorithm in the docstring at the top.
+
+    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
+    at every tensor[valid], in the line search, in RunningStats.update and in run.log.
+    """
+    check(args)
+    device = set_up(args)
+    envs = make_envs(args.env_id, args.num_envs)
+    agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    policy_parameters = agent.policy_parameters()
+    # This is torch.optim.Adam, but for a second less at the start (see below).
+    optimizer = Adam(agent.critic.parameters(), lr=args.learning_rate, fused=True)
+    if args.compile:
+        agent.actor.forward = torch.compile(agent.actor.forward)
+        agent.critic.forward = torch.compile(agent.critic.forward)
+    # With --resume, Run restores agent and optimizer. The step count is part of the
+    # seed, so that a resumed run does not begin with the episodes of the first one.
+    run = Run(args, envs, device, agent=agent, optimizer=optimizer)
+    env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
+    collector = Collector(envs, agent, device, args.gamma, env_seed)
+
+    while not run.finished():
+        # 1. Run the policy for T steps in N environments.
+        rollout = collector.collect(args.num_steps)
+        valid = rollout.valid
+        x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
+        reward = rollout.reward
+        if args.norm_reward:  # updated at once, as the policy never sees rewards
+            agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
+            reward = reward / agent.discounted_sum_stats.std
+
+        # 2. Estimate advantages.
+        with torch.no_grad():
+            value = agent.value(x)  # (T+1, N)
+        advantage = gae(
+            reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
+        )  # (T, N)
+        target = advantage + value[:-1]
+        batch_x = x[:-1][valid]  # (M, obs_dim)
+        batch_action = rollout.action[valid]  # (M,) or (M, act_dim)
+        batch_advantage = advantage[valid]  # (M,)
+        batch_target = target[valid]
+
+        # 3. The natural gradient of the surrogate, at the policy that acted.
+        out = agent.actor(batch_x)
+        log_prob, entropy = agent.log_prob_and_entropy(out, batch_action)  # (M,)
+        old_out = out.detach()
+        old_log_std = agent.log_std.detach().clone()
+        old_log_prob = log_prob.detach()
+        gain = surrogate_gain(log_prob, old_log_prob, batch_advantage)
+        gradient = flat_gradient(gain, policy_parameters)  # g
+        kl = agent.kl(old_out, old_log_std, out).mean()  # 0 here, and so is its gradient
+        kl_gradient = flat_gradient(kl, policy_parameters, create_graph=True)
+        product = partial(fisher_product, kl_gradient, policy_parameters, args.cg_damping)
+        direction = conjugate_gradients(product, gradient, args.cg_iterations)  # s = H⁻¹ g
+        curvature = direction @ product(direction)  # sᵀHs
+        step = (2 * args.target_kl / (curvature + 1e-30)).sqrt() * direction  # [natural-gradient]
+
+        # 4. Line search: the longest step, of ever shorter ones, that keeps to the trust region.
+        old_parameters = parameters_to_vector(policy_parameters).detach()
+        share = 1.0
+        accepted = False
+        while not accepted and share > 0.1:
+            vector_to_parameters(old_parameters + share * step, policy_parameters)
+            with torch.no_grad():
+                out = agent.actor(batch_x)
+                log_prob, _ = agent.log_prob_and_entropy(out, batch_action)
+                gain = surrogate_gain(log_prob, old_log_prob, batch_advantage)
+                kl = agent.kl(old_out, old_log_std, out).mean()
+            within = kl <= args.target_kl and gain > 0  # [trust-region]
+            accepted = bool(within) or not args.line_search
+            share *= 0.8
+        if not accepted:
+            vector_to_parameters(old_parameters, policy_parameters)
+            gain = torch.zeros_like(gain)
+            kl = torch.zeros_like(kl)
+
+        # 5. Fit the critic, in K epochs of minibatches.
+        for _ in range(args.value_epochs):
+            for mb in torch.randperm(len(batch_x), device=device).chunk(args.num_minibatches):
+                v_loss = value_loss(agent.value(batch_x[mb]), batch_target[mb])
+                optimizer.zero_grad()
+                v_loss.backward()
+                optimizer.step()
+                run.metric("losses/value_loss", v_loss)
+
+        run.metric("losses/surrogate_gain", gain)
+        run.metric("losses/kl", kl)
+        run.metric("losses/accepted", float(accepted))
+        run.metric("losses/entropy", entropy.mean())
+        run.metric("losses/grad_norm", gradient.norm())
+
+        # 6. Update the observation statistics, log, and save when it is time. The statistics change
+        # only now, as the x above had to be those that the policy acted on.
+        if args.norm_obs:
+            agent.obs_stats.update(rollout.obs[:-1][valid])
+        # How well did the values explain their targets? The error R̂ − V is the advantage.
+        unexplained = batch_advantage.var(correction=0)
+        explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
+        run.metric("losses/explained_variance", explained_variance)
+        run.log(int(valid.sum()), rollout.episodes)
+
+    run.finish(export(agent))
+
+
+# ============ the rest is not the algorithm, and can be skipped ============
+
+# ---------------------------------------------------------------- what only this script needs
+
+# The range of each number. Where it is not named here, it is from 0 to 1e15.
+AT_LEAST_1 = [
+    "total_timesteps",
+    "num_envs",
+    "num_steps",
+    "num_minibatches",
+    "value_epochs",
+    "cg_iterations",
+    "eval_episodes",
+]
+LEAST = dict.fromkeys(AT_LEAST_1, 1)
+LEAST |= {"target_kl": 1e-9, "target_return": -1e15}
+MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
+# What a resumed run cannot change: its networks and statistics were made for it.
+FIXED = ["env_id", "norm_obs"]
+
+
+def check_own(args: Args, obs: Box, action: gym.Space) -> None:
+    """What only this script asks of its arguments and of the environment."""
+    steps = args.num_envs * args.num_steps
+    size = f"a rollout, --num-envs {args.num_envs} × --num-steps {args.num_steps} = {steps} steps"
+    if args.total_timesteps < steps:
+        fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
+    flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.shape != (0,)
+    bounded_box = flat_box and np.abs([action.low, action.high]).max() < 1e30
+    if not bounded_box and not isinstance(action, Discrete):
+        fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
+
+
+def set_threads() -> None:
+    """Take one thread: networks this small gain nothing from two. OMP_NUM_THREADS overrides it."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def export(agent: Agent) -> dict:
+    """The deterministic policy as plain data, for load_policy."""
+    return {
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "activation": "silu",
+        "head": "argmax" if agent.discrete else "clip",
+        "obs_mean": agent.obs_stats.mean,
+        "obs_std": agent.obs_stats.std,
+        "low": agent.low,
+        "high": agent.high,
+    }
+
+
+# ---------------------------------------------------------------- the same in every script
+
+
+MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
+# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# Not every script uses all.
+TRAINING = 0
+EVALUATION = 1
+ACTIONS = 2
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix numbers into a 31-bit seed, so that neighbouring --seed values give unrelated ones."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) // 2
+
+
+def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Make environments that step together: gymnasium's native vector version if there is one.
+
+    Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
+    observation. The step after it only resets: its action is ignored, its reward is 0.
+    Environments without a time limit get one.
+    """
+    envs = gym.make_vec(env_id, num_envs)
+    if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
+        envs.close()
+        # envs.spec still says None afterwards, so evaluate and Run can tell.
+        envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
+    return envs
+
+
+def make_filmed_env(env_id: str, folder: str | Path) -> gym.vector.VectorEnv:
+    """Make one environment, whose first episode is written to a video in the folder."""
+    record = [lambda env: gym.wrappers.RecordVideo(env, str(folder))]
+    return gym.make_vec(env_id, 1, "sync", wrappers=record, render_mode="rgb_array")
+
+
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
+    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+
+    `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
+    episode, because the first N episodes to end would be the short ones.
+    """
+    obs, _ = envs.reset(seed=seed)
+    returns = np.zeros(envs.num_envs)
+    running = np.ones(envs.num_envs, dtype=bool)
+    for _ in range(envs.spec.max_episode_steps or MAX_EPISODE_STEPS):
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+        returns += reward * running
+        running &= ~(terminated | truncated)
+        if not running.any():
+            break
+    envs.close()
+    return returns
+
+
+def load_policy(path: str | Path):
+    """Load the policy.pt of any script: a function from raw observations to environment actions.
+
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Raises pickle.UnpicklingError for a file that carries code.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
+    hidden_layers = saved["layers"][:-1]
+    last_weight, last_bias = saved["layers"][-1]
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (x - saved["obs_mean"]) / saved["obs_std"]
+        for weight, bias in hidden_layers:
+            x = activation(x @ weight.T + bias)
+        out = x @ last_weight.T + last_bias
+        if saved["head"] == "argmax":
+            return (saved["low"] + out.argmax(-1)).numpy()
+        if saved["head"] == "tanh":  # else "clip": only clamped, below
+            out = out.tanh()
+        share = (out + 1) / 2  # 0 at the lower bound, 1 at the upper
+        action = saved["low"] + share * (saved["high"] - saved["low"])
+        return action.clamp(saved["low"], saved["high"]).numpy()
+
+    return policy
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
+
+    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
+    gradients off, so no_grad is added. The arithmetic is the same.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+@dataclass
+class Count:
+    """How far a run has come."""
+
+    global_step: int = 0  # environment steps; those that only reset are not counted
+    episodes: int = 0
+    wall_s: float = 0.0  # seconds of training
+    sps: int = 0  # steps a second
+    solved_at_step: int | None = None
+    solved_at_s: float | None = None
+
+
+class Run:
+    """A run's folder, counters, log and checkpoints, and its orderly end.
+
+    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    """
+
+    def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
+        self.args = args
+        self.envs = envs
+        self.device = device
+        self.parts = parts
+        self.count = Count()
+        self.last100 = []  # returns of the last 100 episodes
+        self.metrics = {}  # tag → values since the last log line
+        self.interrupted_by = 0  # number of a signal
+        self.dir, self.lock = make_folder(args)
+        if args.resume is not None:
+            self.restore()
+        self.wandb = start_wandb(args, self.dir) if args.track else None
+        step = self.count.global_step
+        purge_step = step + 1 if args.resume else None  # drop what was logged after the checkpoint
+        self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
+        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
+        self.last_print = time.perf_counter()
+        self.save()  # so that --resume works from the start
+        write_whole(self.dir / "config.json", to_json(describe(args, device)))
+        (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
+        say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
+        if envs.spec.max_episode_steps is None:
+            limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
+            say(f"{args.env_id} names no time limit: {limit}")
+        handle_signals(self.interrupt)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint. Environments cannot be restored: new episodes begin."""
+        checkpoint = load_checkpoint(self.dir)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(checkpoint[name])
+            self.count = Count(**checkpoint["count"])
+            self.last100 = checkpoint["last100"]
+            torch.set_rng_state(checkpoint["rng"])
+            num_gpus = torch.cuda.device_count()  # there may be fewer now
+            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
+        except Exception as error:  # every kind of misfit raises a type of its own
+            fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
+        if checkpoint["args"]["target_return"] != self.args.target_return:
+            # That was another target. By the new one it is solved at this step at the earliest.
+            self.count.solved_at_step = None
+            self.count.solved_at_s = None
+            self.note_whether_solved()
+
+    def finished(self) -> bool:
+        spent = self.count.global_step >= self.args.total_timesteps
+        return spent or self.reached(self.args.target_return) or self.interrupted_by > 0
+
+    def reached(self, target: float | None) -> bool:
+        """Tell whether the mean return of the last 100 episodes has reached the target, if any."""
+        return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
+
+    def note_whether_solved(self) -> None:
+        solved_return = self.args.target_return
+        if solved_return is None:
+            solved_return = self.envs.spec.reward_threshold
+        if self.count.solved_at_step is None and self.reached(solved_return):
+            self.count.solved_at_step = self.count.global_step
+            self.count.solved_at_s = self.count.wall_s
+
+    def interrupt(self, number: int, _) -> None:
+        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        self.interrupted_by = number
+        handle_signals(signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
+            # Not by print: it may be what was interrupted, and cannot be entered twice.
+            os.write(2, b"\nfinishing this iteration; again to quit at once\n")
+
+    def metric(self, tag: str, value: Tensor | float) -> None:
+        """Collect a value. The next log line has the mean of what was collected under each tag."""
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+        self.metrics.setdefault(tag, []).append(value)
+
+    def log(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Count steps and finished episodes (return, length); log; save when it is time.
+
+        A value that is not finite stops the run.
+        """
+        count = self.count
+        count.global_step += num_steps
+        count.episodes += len(episodes)
+        count.wall_s = time.perf_counter() - self.started
+        count.sps = round(count.global_step / count.wall_s)
+        self.last100 = (self.last100 + [episode[0] for episode in episodes])[-100:]
+        self.note_whether_solved()
+        self.metric("charts/SPS", count.sps)
+        if episodes:
+            mean_return, mean_length = np.mean(episodes, axis=0)
+            self.metric("charts/episodic_return", mean_return)
+            self.metric("charts/episodic_length", mean_length)
+        means = [torch.stack(values).mean() for values in self.metrics.values()]
+        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
+        means = dict(zip(self.metrics, means))
+        self.metrics = {}
+        for tag, mean in means.items():
+            self.writer.add_scalar(tag, mean, count.global_step)
+        if self.wandb:
+            self.wandb.log(means, step=count.global_step)
+        for tag, mean in means.items():
+            if not np.isfinite(mean):
+                self.stop(f"{tag} became {mean}")
+        self.show_progress()
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
+            self.save()
+
+    def show_progress(self) -> None:
+        """Move the bar. Where there is no terminal, and so no bar, print a line now and then."""
+        count = self.count
+        mean_return = np.mean(self.last100) if self.last100 else float("nan")
+        self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+        self.bar.update(min(count.global_step, self.args.total_timesteps) - self.bar.n)
+        if self.bar.disable and time.perf_counter() - self.last_print > 30:
+            progress = f"step {count.global_step:,} of {self.args.total_timesteps:,}"
+            say(f"{progress}, return {mean_return:.1f}, {count.sps:,} steps/s")
+            self.last_print = time.perf_counter()
+
+    def save(self) -> None:
+        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
+        self.writer.flush()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        for name, part_state in state.items():
+            for key, value in part_state.items():
+                if isinstance(value, Tensor) and not value.isfinite().all():
+                    self.stop(f"{key} of {name} is not finite any more")
+        state["script"] = SCRIPT
+        state["args"] = asdict(self.args)
+        state["count"] = asdict(self.count)
+        state["last100"] = self.last100
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+        write_whole(self.dir / "checkpoint.pt", to_bytes(state))
+        self.last_save = time.perf_counter()
+
+    def stop(self, why: str) -> NoReturn:
+        """End the run with a message. The last checkpoint stays."""
+        self.bar.close()
+        self.writer.close()
+        kept = f"stopped; {self.dir} keeps its last checkpoint"
+        sys.exit(f"{why} at step {self.count.global_step:,}: {kept}")
+
+    def finish(self, policy: dict) -> None:
+        """Save; unless interrupted, write policy.pt, evaluate it, and write summary.json last."""
+        self.save()
+        self.bar.close()
+        handle_signals(signal.SIG_DFL)  # all is saved: from here on a signal ends the run at once
+        args = self.args
+        count = self.count
+        if self.interrupted_by:
+            say(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
+            sys.exit(128 + self.interrupted_by)
+        policy["env_id"] = args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        write_whole(self.dir / "policy.pt", to_bytes(policy))
+        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
+        if not args.save_model:
+            (self.dir / "policy.pt").unlink()
+        seed = derive_seed(args.seed, EVALUATION)
+        returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
+        mean = returns.mean()
+        std = returns.std()
+        if not np.isfinite(mean):
+            self.stop(f"the return of the evaluation is {mean}")
+        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
+        self.writer.close()
+        if args.capture_video:
+            shutil.rmtree(self.dir / "videos", ignore_errors=True)  # of an earlier policy
+            evaluate(act, make_filmed_env(args.env_id, self.dir / "videos"), seed)
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
+        summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
+        summary["eval_return_mean"] = mean
+        summary["eval_return_std"] = std
+        summary["eval_episodes"] = len(returns)
+        write_whole(self.dir / "summary.json", to_json(summary))
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
+            for path in self.dir.glob("videos/*.mp4"):
+                video = wandb.Video(str(path), format="mp4")
+                self.wandb.log({"video": video}, step=count.global_step)
+            self.wandb.finish()
+        cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
+        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
+        say(f"{args.env_id}: {result}; {cost}; {self.dir}")
+        say(f"To see the curves: tensorboard --logdir {self.dir}")
+        if not args.capture_video:
+            film = ["python", sys.argv[0], f"--resume={self.dir}", "--capture-video"]
+            say(f"To see the policy: {shlex.join(film)}")
+
+
+def handle_signals(handler) -> None:
+    """Set what Ctrl-C, SIGTERM and the closing of the terminal (SIGHUP) do."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    # Windows has no SIGHUP. Under nohup it is ignored, and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
+
+
+def make_folder(args: Args) -> tuple[Path, FileLock]:
+    """Make the run's folder, and lock it until this process ends, in whatever way it ends."""
+    given = args.run_dir if args.resume is None else args.resume
+    try:
+        folder = make_new_folder(args) if given is None else Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=1)
+    except Timeout:
+        fail(f"another run is at work in {folder}")
+    except OSError as error:
+        fail(f"the run's folder cannot be made ({error})")
+    for name in ("checkpoint.pt", "config.json", "policy.pt"):
+        if args.resume is None and (folder / name).exists():
+            fail(f"--run-dir {folder} holds a run ({name}): use --resume, or another folder")
+    return folder, lock
+
+
+def make_new_folder(args: Args) -> Path:
+    """Make a folder in runs/."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    folder = Path("runs", re.sub(r"[:/\\]", "-", name))  # an id may be module:Name-v0
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # of a run that was started in the same second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+        folder.mkdir()
+    return folder
+
+
+def start_wandb(args: Args, folder: Path):
+    """Begin a run of Weights & Biases. A resumed run goes on with the same one."""
+    import wandb
+
+    id_file = folder / "wandb_id"
+    try:
+        run = wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            dir=folder,
+            id=id_file.read_text() if id_file.exists() else None,
+            name=folder.resolve().name,
+            resume="allow",
+            config=asdict(args),
+        )
+    except Exception as error:  # no login, no network, a name that it refuses
+        if not args.resume and not args.run_dir:
+            shutil.rmtree(folder, ignore_errors=True)  # made a moment ago, for this run alone
+        fail(f"--track: {type(error).__name__}: {error}")
+    id_file.write_text(run.id)
+    return run
+
+
+def describe(args: Args, device: torch.device) -> dict:
+    """What config.json says of a run: its arguments and what it ran with."""
+    commit = None
+    if shutil.which("git"):
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": sys.version, "torch": torch.__version__, "gymnasium": gym.__version__}
+    return {
+        "script": SCRIPT,
+        "args": asdict(args),
+        "device": str(device),
+        "git_commit": commit,
+        "versions": versions,
+    }
+
+
+def say(text: str) -> None:
+    """Print. The run goes on in silence if nobody listens any more: a closed pipe or terminal."""
+    try:
+        print(text)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def to_json(content: dict) -> bytes:
+    return json.dumps(content, indent=2).encode()
+
+
+def to_bytes(content: dict) -> memoryview:
+    """What torch.save would write to a file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all: a kill leaves the old one or the new one."""
+    new = path.with_suffix(".tmp")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
+def load_checkpoint(folder: str | Path) -> dict:
+    """Read a run's checkpoint.pt, as plain data: a file that would run code is refused."""
+    try:
+        checkpoint = torch.load(Path(folder, "checkpoint.pt"), "cpu", weights_only=True)
+        script = checkpoint["script"]
+    except Exception as error:  # every kind of damage raises a type of its own
+        reason = f"checkpoint.pt is missing or damaged ({type(error).__name__})"
+        fail(f"--resume {folder} holds no run to continue: {reason}")
+    if script != SCRIPT:
+        fail(f"--resume {folder} holds a run of {script}.py")
+    return checkpoint
+
+
+def parse_args() -> Args:
+    """Read the command line. With --resume, that run's arguments stand in for the defaults."""
+    args = tyro.cli(Args)
+    if "" in (args.resume, args.run_dir):
+        fail("--resume and --run-dir need the name of a folder")
+    if args.resume is None:
+        return args
+    if args.run_dir is not None:
+        fail(f"--resume {args.resume} goes on in its own folder: leave --run-dir out")
+    saved_args = Args(**load_checkpoint(args.resume)["args"])
+    saved_args.resume = args.resume
+    # Read the command line again, with that run's arguments in place of the defaults.
+    args = tyro.cli(Args, default=saved_args)
+    for name in FIXED:
+        value = getattr(args, name)
+        saved_value = getattr(saved_args, name)
+        if value != saved_value:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
+    # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    results = ["summary.json", "policy.pt"] if args.save_model else ["summary.json"]
+    is_finished = all(Path(args.resume, name).exists() for name in results)
+    if is_finished and args == saved_args:
+        say(f"{args.resume} is finished")
+        sys.exit(0)
+    return args
+
+
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    for name, value in asdict(args).items():
+        least = LEAST.get(name, 0)
+        most = MOST.get(name, 1e15)
+        if isinstance(value, int | float) and not least <= value <= most:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"{flag} must be from {least:g} to {most:g}, not {value}")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        fail("--track needs a package: pip install wandb")
+    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
+    with errors_of(f"--env-id {args.env_id}"):
+        envs = make_envs(args.env_id, 2)  # two show whether all have the same spaces
+    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
+    # A vector version of the environment's own gets no limit from make_envs.
+    if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
+        fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
+    obs = envs.single_observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        fail(f"--env-id {args.env_id}: observations {obs}, not a flat Box")
+    action = envs.single_action_space
+    if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
+        fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
+    check_own(args, obs, action)
+    with errors_of(f"--env-id {args.env_id}"):
+        take_one_step(envs)
+    if args.capture_video:  # find out now what would be missing at the end
+        hint = "MuJoCo without a display: MUJOCO_GL=egl or osmesa"
+        with errors_of(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
+            take_one_step(make_filmed_env(args.env_id, Path(folder, "videos")))
+            if not list(Path(folder).glob("videos/*.mp4")):
+                fail(f"--capture-video: {args.env_id} has not rendered anything")
+
+
+def take_one_step(envs: gym.vector.VectorEnv) -> None:
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    envs.close()
+
+
+@contextlib.contextmanager
+def errors_of(what: str):
+    """Say in a line what went wrong in here, and where in which file."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        fail(f"{what}: {type(error).__name__}: {error} ({where})")
+
+
+def fail(message: str) -> NoReturn:
+    """Bad input: one line on stderr and exit status 2."""
+    one_line = " ".join(message.split())
+    print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def set_up(args: Args) -> torch.device:
+    """Choose threads and device; seed torch."""
+    set_threads()
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return device
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may not know "±". A file should get each line when it is printed.
+        stream.reconfigure(errors="replace", line_buffering=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Run handles it
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
+    args = parse_args()
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        train(args)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f"{SCRIPT}.py: the disk is full; what was saved before is kept ({error})")
+    except (MemoryError, RuntimeError) as error:
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not no_memory and "allocate memory" not in str(error):
+            raise
+        sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
+    except SystemExit as error:
+        if not error.code:  # nothing in here exits with 0
+            sys.exit(f"{SCRIPT}.py: the environment has ended the program")
+        raise
+
+
+if __name__ == "__main__":
+    main()
