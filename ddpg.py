@@ -247,7 +247,7 @@ def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float
 
 def actor_loss(agent: Agent, x: Tensor) -> Tensor:
     """−Q_φ(s, π_θ(s)), averaged over x (B, obs_dim); Silver et al. 2014."""
-    return -agent.critic(x, agent.actor(x)).mean()  # [dpg] its gradient is ∇_θ π_θ(s) ∇_a Q_φ(s, a)
+    return -agent.critic(x, agent.actor(x)).mean()  # [dpg] −its gradient: ∇_θ π_θ(s) ∇_a Q
 
 
 @dataclass
@@ -375,8 +375,8 @@ def updates_due(step: int, args: Args) -> int:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU at every environment step, first in to_env, and in run.log, but
-    not in an update.
+    The program waits for the GPU at every environment step, in to_env, and in run.log; never in an
+    update.
     """
     check(args)
     device = set_up(args)
@@ -388,7 +388,7 @@ def train(args: Args) -> None:
     critic_parameters = list(agent.critic.parameters())
     parameters = actor_parameters + critic_parameters
     target_parameters = [*target_actor.parameters(), *target_critic.parameters()]
-    # This is torch.optim.Adam, but for a second less at the start (see below).
+    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     actor_optimizer = Adam(actor_parameters, lr=actor_lr(args), fused=True)
     critic_optimizer = Adam(critic_parameters, lr=critic_lr(args), fused=True)
     obs_dim = envs.single_observation_space.shape[0]
@@ -409,11 +409,11 @@ def train(args: Args) -> None:
         critic_optimizer=critic_optimizer,
         buffer=buffer,
     )
-    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # which may be new in a resumed run
+    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # --resume may have brought another
     critic_optimizer.param_groups[0]["lr"] = critic_lr(args)
     step = run.count.global_step
-    updates = updates_due(step, args)
-    stats_fitted = bool(agent.obs_stats.count > 0)  # in a resumed run
+    updates = updates_due(step, args)  # done so far: none, or those of the resumed run
+    stats_fitted = bool(agent.obs_stats.count > 0)  # True only in a resumed run
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
     while not run.finished():
@@ -458,7 +458,7 @@ def train(args: Args) -> None:
                 if updates % args.policy_frequency == 0:
                     pi_loss = actor_loss(agent, x)
                     actor_optimizer.zero_grad()
-                    # They flow through the critic, but only the actor keeps them.
+                    # The gradient flows through Q, but only the actor's parameters keep it.
                     pi_loss.backward(inputs=actor_parameters)
                     actor_optimizer.step()
                     run.metric("losses/actor_loss", pi_loss)

@@ -417,8 +417,8 @@ def updates_due(step: int, args: Args) -> int:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU at every environment step, first in to_env, and in run.log, but
-    not in an update.
+    The program waits for the GPU at every environment step, in to_env, and in run.log; never in an
+    update.
     """
     check(args)
     device = set_up(args)
@@ -430,7 +430,7 @@ def train(args: Args) -> None:
     actor_parameters = list(agent.actor.parameters())
     critic_parameters = [*agent.q1.parameters(), *agent.q2.parameters()]
     target_parameters = [*target_q1.parameters(), *target_q2.parameters()]
-    # This is torch.optim.Adam, but for a second less at the start (see below).
+    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     alpha_optimizer = Adam(temperature.parameters(), lr=args.q_lr, fused=True)
@@ -454,13 +454,13 @@ def train(args: Args) -> None:
         alpha_optimizer=alpha_optimizer,
         buffer=buffer,
     )
-    actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # which may be new in a resumed run
+    actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # --resume may have brought another
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     alpha_optimizer.param_groups[0]["lr"] = args.q_lr
     if not args.autotune:  # nor need α be the same
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
-    updates = updates_due(step, args)
+    updates = updates_due(step, args)  # done so far: none, or those of the resumed run
     # The observation statistics are due when the random steps end, then every 1,000 steps.
     fitted_to = int(agent.obs_stats.count)  # how many observations; 0 in a new run
     stats_at = fitted_to + 1000 if fitted_to else args.learning_starts
@@ -514,7 +514,7 @@ def train(args: Args) -> None:
                     value = soft_value(agent.q1(x, action), agent.q2(x, action), alpha, log_prob)
                     pi_loss = -value.mean()  # [soft-improvement] E[ α log π_θ(a|s) − Q(s, a) ]
                     actor_optimizer.zero_grad()
-                    # They flow through the critics, but only the actor keeps them.
+                    # The gradient flows through Q, but only the actor's parameters keep it.
                     pi_loss.backward(inputs=actor_parameters)
                     actor_optimizer.step()
                     entropy = -log_prob.mean()

@@ -15,9 +15,10 @@
 A tag such as [twin-target] names an equation and stands beside the code that computes it. The
 project's LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised as in ddpg.py along the gradient of
-    Q_φ₁(s, π_θ(s)). The critic's errors are what an actor climbs most eagerly, so Q comes out too
-    large. Three changes are against that: they are what is new here.
+Objective   J(θ) = E[ Σ_t r_t ]  [objective], raised along the gradient of Q_φ₁(s, π_θ(s)), as in
+    ddpg.py. The actor seeks out the actions that the critic overrates, and the target repeats the
+    error: Q comes out too large. Against that the target takes the smaller of two critics. Two
+    further changes keep the critics' errors small: they are what else is new here.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. act: a ← π_θ(s) + σ ε, ε ~ N(0, 1), within the bounds; at random for the first steps
@@ -41,7 +42,8 @@ Symbols     B transitions in a minibatch
     γ gamma   τ tau   σ exploration_noise   σ' policy_noise   c noise_clip
 
 New after ddpg.py: twin critics, the smaller of which counts; noise on the target's action, so that
-the critic is smooth in a; and actor and targets that move less often than the critics.
+no narrow peak of Q is believed; and actor and targets that move less often than the critics, whose
+errors have time to shrink. Unlike the paper's, observations are normalised, as in ddpg.py.
 
 Run         python td3.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L4, "DDPG" and what follows; L5, pages 52 to 59
@@ -255,7 +257,7 @@ def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float
 
 def actor_loss(agent: Agent, x: Tensor) -> Tensor:
     """−Q_φ₁(s, π_θ(s)), averaged over x (B, obs_dim); Silver et al. 2014."""
-    return -agent.q1(x, agent.actor(x)).mean()  # [dpg] its gradient is ∇_θ π_θ(s) ∇_a Q_φ₁(s, a)
+    return -agent.q1(x, agent.actor(x)).mean()  # [dpg] −its gradient: ∇_θ π_θ(s) ∇_a Q
 
 
 @dataclass
@@ -383,8 +385,8 @@ def updates_due(step: int, args: Args) -> int:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU at every environment step, first in to_env, and in run.log, but
-    not in an update.
+    The program waits for the GPU at every environment step, in to_env, and in run.log; never in an
+    update.
     """
     check(args)
     device = set_up(args)
@@ -399,7 +401,7 @@ def train(args: Args) -> None:
     target_parameters = []
     for target_network in (target_actor, target_q1, target_q2):
         target_parameters += target_network.parameters()
-    # This is torch.optim.Adam, but for a second less at the start (see below).
+    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     actor_optimizer = Adam(actor_parameters, lr=actor_lr(args), fused=True)
     critic_optimizer = Adam(critic_parameters, lr=critic_lr(args), fused=True)
     obs_dim = envs.single_observation_space.shape[0]
@@ -421,11 +423,11 @@ def train(args: Args) -> None:
         critic_optimizer=critic_optimizer,
         buffer=buffer,
     )
-    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # which may be new in a resumed run
+    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # --resume may have brought another
     critic_optimizer.param_groups[0]["lr"] = critic_lr(args)
     step = run.count.global_step
-    updates = updates_due(step, args)
-    stats_fitted = bool(agent.obs_stats.count > 0)  # in a resumed run
+    updates = updates_due(step, args)  # done so far: none, or those of the resumed run
+    stats_fitted = bool(agent.obs_stats.count > 0)  # True only in a resumed run
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
     while not run.finished():
@@ -475,7 +477,7 @@ def train(args: Args) -> None:
                 if updates % args.policy_frequency == 0:
                     pi_loss = actor_loss(agent, x)
                     actor_optimizer.zero_grad()
-                    # They flow through the critic q1, but only the actor keeps them.
+                    # The gradient flows through Q, but only the actor's parameters keep it.
                     pi_loss.backward(inputs=actor_parameters)
                     actor_optimizer.step()
                     follow(target_parameters, parameters, args.tau)

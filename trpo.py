@@ -20,14 +20,17 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, which θ_k s
     maximise over θ   L(θ) = E_t[ ρ_t Â_t ],   where ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t),
     subject to        E_t[ KL(π_θk(·|s_t) ‖ π_θ(·|s_t)) ] ≤ δ
 
-    Near θ_k, L is g·(θ − θ_k) and the KL is ½ (θ − θ_k)ᵀ H (θ − θ_k), H the Fisher matrix. Then
-    the best step is √(2δ / sᵀHs) s with s = H⁻¹ g, the natural gradient.
+    Near θ_k, L(θ) − L(θ_k) ≈ g·(θ − θ_k) and the KL ≈ ½ (θ − θ_k)ᵀ H (θ − θ_k), with g = ∇L(θ_k)
+    and H the Fisher matrix, the KL's second derivative. Under these the best step is
+    √(2δ / sᵀHs) s with s = H⁻¹ g, the natural gradient. The code's H is H + cg_damping·I, which can
+    always be inverted, and makes the step a little shorter.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
     2. Â_t and R̂_t as in a2c.py
     3. g ← ∇_θ L(θ_k); s ← H⁻¹ g by conjugate gradients, which need only products H v
-    4. θ ← θ_k + √(2δ / sᵀHs) s, shortened until KL ≤ δ and L has risen
+    4. θ ← θ_k + c √(2δ / sᵀHs) s with the first c of 1, 0.8, 0.8², … for which KL ≤ δ and L has
+       risen; if there is none, θ stays θ_k
     5. φ ← Adam steps on ½ (V_φ(s_t) − R̂_t)², K epochs of minibatches
     6. update the statistics that normalise observations; log
 
@@ -41,8 +44,9 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     g, s    gradient, direction  (P,)  of all P parameters of the policy
     γ gamma   λ gae_lambda   δ target_kl   K value_epochs
 
-New after a2c.py: the step is measured by how much it changes the policy, not its parameters, so it
-has the same effect however the network is written, and needs no step size.
+New after a2c.py: the step is measured by how much it changes the policy, not its parameters. So δ,
+in nats, takes the place of the actor's step size, and how the network is written hardly matters.
+Advantages are not normalised: their scale cancels in the step.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, second half; L5, pages 49 and 50
@@ -97,9 +101,9 @@ class Args:
 
     # The algorithm
     target_kl: float = 0.01
-    """KL(π_θk ‖ π_θ) that a step may reach, in nats, δ"""
+    """the largest KL(π_θk ‖ π_θ) of a step, in nats, δ"""
     line_search: bool = True
-    """shorten the step until it keeps within target_kl; without: the natural policy gradient"""
+    """shorten the step until KL ≤ δ and L has risen; without: the natural policy gradient"""
     cg_iterations: int = 10
     """iterations of conjugate gradients"""
     cg_damping: float = 0.1
@@ -257,7 +261,7 @@ class Agent(nn.Module):
         return gaussian_kl(old_out, old_log_std, out, self.log_std)
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """θ. The other parameters are the critic's."""
+        """θ: those that the actions depend on."""
         parameters = list(self.actor.parameters())
         if not self.discrete:
             parameters.append(self.log_std)
@@ -336,12 +340,15 @@ def surrogate_gain(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) ->
 
     Its gradient at θ_k is the policy gradient.
     """
-    ratio = (log_prob - old_log_prob).exp()  # [surrogate] ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
-    return ((ratio - 1) * advantage).mean()
+    log_ratio = log_prob - old_log_prob  # [surrogate] ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
+    return (log_ratio.expm1() * advantage).mean()  # of ρ_t − 1, with all digits where ρ_t is near 1
 
 
 def flat_gradient(scalar: Tensor, parameters: list[Tensor], create_graph: bool = False) -> Tensor:
-    """The gradient of a scalar by all parameters, one after another, (P,)."""
+    """The gradient of a scalar by all parameters, one after another, (P,).
+
+    The graph is kept: another gradient can be taken through the same network.
+    """
     gradients = torch.autograd.grad(
         scalar, parameters, create_graph=create_graph, retain_graph=True
     )
@@ -351,9 +358,9 @@ def flat_gradient(scalar: Tensor, parameters: list[Tensor], create_graph: bool =
 def fisher_product(
     kl_gradient: Tensor, parameters: list[Tensor], damping: float, v: Tensor
 ) -> Tensor:
-    """(H + damping) v, (P,), from the gradient of the KL, which still has its graph.
+    """(H + damping·I) v, (P,), where H is the KL's second derivative; H itself is never made.
 
-    H is the KL's second derivative at θ_k. This is its product with v, without H itself.
+    The KL's gradient must have been made with create_graph, to be differentiated again.
     """
     h_v = flat_gradient(kl_gradient @ v, parameters)  # [fisher] H v = ∇_θ (∇_θ KL · v)
     return h_v + damping * v
@@ -362,8 +369,9 @@ def fisher_product(
 def conjugate_gradients(product, b: Tensor, iterations: int) -> Tensor:
     """Solve A x = b, (P,), where `product` takes v to A v; A is symmetric and positive definite.
 
-    Each iteration goes as far as it pays along a direction that no earlier one has used. In exact
-    arithmetic P of them reach the solution; a few come close. Hestenes and Stiefel 1952.
+    Each iteration minimises ½ xᵀAx − bᵀx along one direction. The directions are conjugate,
+    dᵢᵀ A dⱼ = 0, so no iteration undoes another. In exact arithmetic P iterations reach the
+    solution; a few come close. Hestenes and Stiefel 1952.
     """
     x = torch.zeros_like(b)
     residual = b.clone()  # b − A x
@@ -371,7 +379,7 @@ def conjugate_gradients(product, b: Tensor, iterations: int) -> Tensor:
     squared_norm = residual @ residual
     for _ in range(iterations):
         a_direction = product(direction)
-        # The tiny numbers let a residual of 0 stay 0.
+        # The tiny number makes 0 of 0 / 0, where the residual is 0.
         length = squared_norm / (direction @ a_direction + 1e-30)
         x = x + length * direction
         residual = residual - length * a_direction
@@ -483,17 +491,16 @@ def train(args: Args) -> None:
     """Train. The comments 1. to 6. are the steps of the algorithm in the docstring at the top.
 
     The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
-    at every tensor[valid], in the line search, in RunningStats.update and in run.log.
+    at every tensor[valid], once a trial in the line search, in RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     policy_parameters = agent.policy_parameters()
-    # This is torch.optim.Adam, but for a second less at the start (see below).
+    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.critic.parameters(), lr=args.learning_rate, fused=True)
-    if args.compile:
-        agent.actor.forward = torch.compile(agent.actor.forward)
+    if args.compile:  # not the actor: its compiled gradient could not be differentiated again
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
     # seed, so that a resumed run does not begin with the episodes of the first one.
@@ -531,7 +538,8 @@ def train(args: Args) -> None:
         old_log_prob = log_prob.detach()
         gain = surrogate_gain(log_prob, old_log_prob, batch_advantage)
         gradient = flat_gradient(gain, policy_parameters)  # g
-        kl = agent.kl(old_out, old_log_std, out).mean()  # 0 here, and so is its gradient
+        # The KL of a policy to itself: it and its gradient are 0, but its second derivative is H.
+        kl = agent.kl(old_out, old_log_std, out).mean()
         kl_gradient = flat_gradient(kl, policy_parameters, create_graph=True)
         product = partial(fisher_product, kl_gradient, policy_parameters, args.cg_damping)
         direction = conjugate_gradients(product, gradient, args.cg_iterations)  # s = H⁻¹ g
@@ -540,19 +548,18 @@ def train(args: Args) -> None:
 
         # 4. Line search: the longest step, of ever shorter ones, that keeps to the trust region.
         old_parameters = parameters_to_vector(policy_parameters).detach()
-        share = 1.0
         accepted = False
-        while not accepted and share > 0.1:
-            vector_to_parameters(old_parameters + share * step, policy_parameters)
+        for share in 0.8 ** np.arange(11):  # 1, 0.8, 0.64, … 0.11
+            vector_to_parameters(old_parameters + float(share) * step, policy_parameters)
             with torch.no_grad():
                 out = agent.actor(batch_x)
                 log_prob, _ = agent.log_prob_and_entropy(out, batch_action)
                 gain = surrogate_gain(log_prob, old_log_prob, batch_advantage)
                 kl = agent.kl(old_out, old_log_std, out).mean()
-            within = kl <= args.target_kl and gain > 0  # [trust-region]
-            accepted = bool(within) or not args.line_search
-            share *= 0.8
-        if not accepted:
+            accepted = bool(kl <= args.target_kl and gain > 0)  # [trust-region]
+            if accepted or not args.line_search:
+                break
+        if not accepted and args.line_search:
             vector_to_parameters(old_parameters, policy_parameters)
             gain = torch.zeros_like(gain)
             kl = torch.zeros_like(kl)
@@ -573,7 +580,8 @@ def train(args: Args) -> None:
         run.metric("losses/grad_norm", gradient.norm())
 
         # 6. Update the observation statistics, log, and save when it is time. The statistics change
-        # only now, as the x above had to be those that the policy acted on.
+        # only now, as the x above had to be those that the policy acted on. This moves the policy a
+        # little, too, as in every script; the trust region does not see it.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values explain their targets? The error R̂ − V is the advantage.

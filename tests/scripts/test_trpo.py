@@ -168,9 +168,10 @@ def test_every_accepted_step_keeps_to_the_trust_region(completed_run, tmp_path, 
 def test_without_the_line_search_every_step_is_taken_whole(completed_run, tmp_path):
     flags = ("--total-timesteps", 20_000, "--eval-episodes", 1, "--no-line-search")
     completed_run("trpo", *flags, "--run-dir", "r")
-    assert set(scalar_values(tmp_path / "r", "losses/accepted")) == {1}
     kls = scalar_values(tmp_path / "r", "losses/kl")
     assert all(0.002 < kl < 0.05 for kl in kls)  # around 0.01, as H is exact only nearby
+    within = scalar_values(tmp_path / "r", "losses/accepted")
+    assert [kl <= 0.01 for kl in kls] == [bool(value) for value in within]
 
 
 def test_a_refused_step_leaves_the_policy_alone(train_here, monkeypatch, tmp_path):
