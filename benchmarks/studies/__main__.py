@@ -27,6 +27,7 @@ STUDIES = {  # the module of each claim, whose function `study` measures it
     "C6": "c06_table_1",
     "C7": "c07_details",
     "C8": "c08_pathwise",
+    "C8b": "c08_discrete",
     "C9": "c09_imitation",
     "C10": "c10_off_policy",
     "C11": "c11_theory",
