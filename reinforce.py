@@ -570,9 +570,9 @@ class Run:
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
         self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
         self.last_print = time.perf_counter()
+        (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
         self.save()  # so that --resume works from the start
         write_whole(self.dir / "config.json", to_json(describe(args, device)))
-        (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
         say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
         if envs.spec.max_episode_steps is None:
             limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
