@@ -16,6 +16,7 @@ from .gradient_estimators import (
     MEAN_BASELINE,
     MEAN_OF_ALL,
     REFERENCE,
+    RETURN_MEAN_OF_ALL,
     TO_GO,
     TRAJECTORY_RETURN,
     PolicyMeasurement,
@@ -44,12 +45,13 @@ class Row:
 
 ROWS = {
     TRAJECTORY_RETURN: Row("R(τ)", True),
-    BEST_PARAMETER_BASELINE: Row("R(τ) − b*, one a parameter", True),
+    BEST_PARAMETER_BASELINE: Row("R(τ) − b*, one a parameter (L4)", True),
     TO_GO: Row("Gₜ", True),
     MEAN_BASELINE: Row("Gₜ − mean of the others", True),
     lambda_name("own", 1): Row("Gₜ − V(sₜ), V of training", True),
     REFERENCE: Row("Gₜ − V(sₜ)", True),
     BEST_STATE_BASELINE: Row("Gₜ − b*(sₜ), the least found", True),
+    RETURN_MEAN_OF_ALL: Row("R(τ) − mean, itself included (L1)", False),
     MEAN_OF_ALL: Row("Gₜ − mean, itself included", False),
     n_step_name("fitted", 20): Row("20-step advantage", False),
     n_step_name("fitted", 5): Row("5-step advantage", False),

@@ -66,6 +66,7 @@ ENV_ID = "ShortCartPole-v0"
 # The names of the estimators, beside those of `lambda_name` and `n_step_name`.
 SCORE = "score"  # W_t = 1; only a part of others
 TRAJECTORY_RETURN = "R"
+RETURN_MEAN_OF_ALL = "R − mean of all"
 BEST_PARAMETER_BASELINE = "R − b*"
 TO_GO = "G"
 MEAN_BASELINE = "G − mean"
@@ -308,9 +309,12 @@ def estimator_weights(
     running = data.valid.reshape(-1, batch).sum(1, keepdim=True).clamp(min=1)
     # The share of a trajectory in the mean of all that still run, itself included.
     share = (1 / running).expand(-1, batch).reshape(to_go.shape)
+    returns = to_go[0]
+    mean_return = returns.reshape(-1, batch).mean(1).repeat_interleave(batch)  # of each one's batch
     weights = {
         SCORE: torch.ones_like(to_go),
-        TRAJECTORY_RETURN: to_go[:1].expand_as(to_go),
+        TRAJECTORY_RETURN: returns.expand_as(to_go),
+        RETURN_MEAN_OF_ALL: (returns - mean_return).expand_as(to_go),
         TO_GO: to_go,
         MEAN_BASELINE: to_go - mean,
         MEAN_OF_ALL: (to_go - mean) * (1 - share),

@@ -138,6 +138,13 @@ class TestExpectations:
         share = float(shrunk @ gradient / gradient.square().sum())
         assert 0.2 < share < 0.8  # 1 − 1/N, and less where one runs alone
 
+    def test_the_mean_return_shrinks_the_gradient_by_one_nth(self, exact):
+        """L1's baseline: every trajectory of the two counts for half of its own."""
+        gradient, p, estimates = exact
+        torch.testing.assert_close(
+            p @ estimates["R − mean of all"], gradient / 2, rtol=1e-4, atol=1e-5
+        )
+
     def test_bootstrapping_is_biased_if_and_only_if_the_critic_is_wrong(self, agent, exact):
         gradient, p, estimates = exact
         data = all_pairs()
@@ -320,8 +327,10 @@ class TestWeights:
                 sum_of_others = sum(float(rewards[t:, k].sum()) for k in others)
                 mean_of_others = sum_of_others / max(len(others), 1)
                 mean_of_all = (to_go + sum_of_others) / (1 + len(others))
+                returns = rewards[:, m // 3 * 3 : m // 3 * 3 + 3].sum(0)
                 expected = {
                     "R": float(rewards[:, m].sum()),
+                    "R − mean of all": float(rewards[:, m].sum() - returns.mean()),
                     "G": to_go,
                     "G − b*(s)": to_go - value[0],
                     "score": 1,
