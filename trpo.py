@@ -691,7 +691,8 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
-    for _ in range(envs.spec.max_episode_steps or MAX_EPISODE_STEPS):
+    limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
+    for _ in range(limit):
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
         running &= ~(terminated | truncated)

@@ -45,7 +45,7 @@ def deterministic(agent, obs) -> np.ndarray:
     """What the agent itself does, by its own network and its own statistics."""
     with torch.no_grad():
         out = agent.actor(agent.normalize(torch.as_tensor(obs)))
-    if hasattr(agent, "q1"):  # sac.py's: a tanh of the mean, which the deviation follows
+    if type(agent).__module__ == "sac":  # a tanh of the mean, which the deviation follows
         out = out[..., : len(agent.low)].tanh()
     return agent.to_env(out)
 
