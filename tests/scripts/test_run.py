@@ -348,12 +348,14 @@ def test_wandb_offline(script, short_run):
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
 def test_compile_changes_nothing_but_the_speed(script, run, short_run, tmp_path, env_id):
     skip_discrete_off_policy(script, env_id)
-    total = ("--total-timesteps", short_run_steps(script) // 4)
+    total = ("--total-timesteps", 300 if script in OFF_POLICY else 2048)
     plain = short_run(script, *total, run_dir="plain", env_id=env_id)
     flags = (*short_run_flags(script, env_id, tmp_path), *total, "--run-dir", "compiled")
     done = run(script, *flags, "--compile", TORCH_LOGS="output_code")
     assert done.returncode == 0 and "Output code" in done.stderr, done.stderr[-2000:]
     for name, tensor in checkpoint(tmp_path / "compiled")["agent"].items():
+        if script == "trpo" and name.startswith("actor"):
+            continue  # its gradient is differentiated again, which compiled code cannot be
         if tensor.dim() == 2:  # each layer of each network is in what was compiled
             assert f"({tensor.shape[0]}, {tensor.shape[1]})" in done.stderr, name
     losses = [tag for tag in scalars(plain) if tag.startswith("losses/")]
@@ -377,7 +379,7 @@ def test_cuda(script, short_run, completed_run, flags):
         assert abs(ratio - 1) < 0.3
 
 
-@pytest.mark.parametrize("script", [*ON_POLICY, "dagger"])
+@pytest.mark.parametrize("script", [s for s in (*ON_POLICY, "dagger") if s != "trpo"])
 def test_the_step_size_is_annealed(script, short_run):
     flags = ("--learning-rate", 0.01)
     annealed = short_run(script, *flags, run_dir="annealed")
