@@ -486,7 +486,7 @@ AT_LEAST_1 = [
     "eval_episodes",
 ]
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
-LEAST |= {"tau": 1e-9, "target_return": -1e15}
+LEAST |= {"tau": 1e-30, "target_return": -1e15}
 MOST = {
     "gamma": 1,
     "tau": 1,

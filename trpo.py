@@ -21,9 +21,8 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, which θ_k s
     subject to        E_t[ KL(π_θk(·|s_t) ‖ π_θ(·|s_t)) ] ≤ δ
 
     Near θ_k, L(θ) − L(θ_k) ≈ g·(θ − θ_k) and the KL ≈ ½ (θ − θ_k)ᵀ H (θ − θ_k), with g = ∇L(θ_k)
-    and H the Fisher matrix, the KL's second derivative. Under these the best step is
-    √(2δ / sᵀHs) s with s = H⁻¹ g, the natural gradient. The code's H is H + cg_damping·I, which can
-    always be inverted, and makes the step a little shorter.
+    and H the Fisher matrix, the KL's second derivative. The best step is √(2δ / sᵀHs) s with
+    s = H⁻¹ g, the natural gradient. In the code H is H + cg_damping·I, which has an inverse.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
@@ -44,9 +43,8 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     g, s    gradient, direction  (P,)  of all P parameters of the policy
     γ gamma   λ gae_lambda   δ target_kl   K value_epochs
 
-New after a2c.py: the step is measured by how much it changes the policy, not its parameters. So δ,
-in nats, takes the place of the actor's step size, and how the network is written hardly matters.
-Advantages are not normalised: their scale cancels in the step.
+New after a2c.py: the step is measured by how much it changes the policy, not its parameters: δ, in
+nats, is in place of the actor's step size. The advantages' scale does not matter: it cancels.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, second half; L5, pages 49 and 50

@@ -100,6 +100,7 @@ FORKSERVER.set_forkserver_preload(["helpers", "gymnasium", "tyro", "torch.utils.
 def run_script_in_fork(path: Path, argv: list[str], cwd: Path) -> None:
     """What a forked process does; what it prints goes to files beside its folder."""
     os.environ.update(process_environment())
+    torch.set_num_threads(1)  # what OMP_NUM_THREADS says came too late: torch is imported
     os.chdir(cwd)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(f"{cwd}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -168,7 +168,7 @@ def test_names_from_files_are_only_text(report, opened):
     caption = page.locator("figcaption", has_text=HOSTILE)
     assert caption.count() == 1
     caption.scroll_into_view_if_needed()
-    first_colour_of_no_script = "#6A3D9A"
+    first_colour_of_no_script = "#8B4513"
     point_at_middle(page, page.locator("figure", has_text=HOSTILE), first_colour_of_no_script)
     assert page.locator(".bk-tooltip-content b").first.inner_text() == HOSTILE
 

@@ -245,7 +245,7 @@ def epochs_and_minibatches(record) -> tuple[int, int]:
     return 1, 1
 
 
-@pytest.mark.parametrize("module", modules_defining("Collector"))
+@pytest.mark.parametrize("module", modules_defining("Collector", "policy_loss"))
 @pytest.mark.parametrize("kind, expected", [("Discrete", 0.003), ("Box", 0.0)])
 def test_the_default_weight_of_the_entropy(module, kind, expected, train_here, monkeypatch):
     """Of a first step in which there is nothing else to learn from."""
