@@ -196,11 +196,11 @@ script.average_gradients = checking_average_gradients
 
 
 def assert_nothing_in_common(rollouts: list[dict]) -> None:
-    """No two environments of 32 each begin alike, and no two processes act alike."""
+    """No two environments of 8 each begin alike, and no two processes act alike."""
     for rollout in rollouts:
         assert rollout["obs"].shape == (129, 8, 4)
     starts = torch.cat([rollout["obs"][0] for rollout in rollouts])
-    assert len(starts.unique(dim=0)) == 32 * len(rollouts)
+    assert len(starts.unique(dim=0)) == 8 * len(rollouts)
     actions = torch.stack([rollout["action"].flatten() for rollout in rollouts])
     assert len(actions.unique(dim=0)) == len(rollouts)
 
