@@ -503,6 +503,7 @@ def train(args: Args) -> None:
     # With --resume, Run restores agent and optimizer. The step count is part of the
     # seed, so that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
+    optimizer.param_groups[0]["lr"] = args.learning_rate  # --resume may have brought another
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
