@@ -245,9 +245,9 @@ def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float
         target_parameter.lerp_(parameter, tau)
 
 
-def actor_loss(agent: Agent, x: Tensor) -> Tensor:
-    """−Q_φ(s, π_θ(s)), averaged over x (B, obs_dim); Silver et al. 2014."""
-    return -agent.critic(x, agent.actor(x)).mean()  # [dpg] −its gradient: ∇_θ π_θ(s) ∇_a Q
+def actor_loss(q: Tensor) -> Tensor:
+    """Minus the mean of Q(s, π_θ(s)), (B,), descended in θ; Silver et al. 2014."""
+    return -q.mean()  # [dpg] −its gradient: the mean of ∇_θ π_θ(s) ∇_a Q(s, a)
 
 
 @dataclass
@@ -456,7 +456,7 @@ def train(args: Args) -> None:
                 run.metric("losses/qf_values", q.mean())
 
                 if updates % args.policy_frequency == 0:
-                    pi_loss = actor_loss(agent, x)
+                    pi_loss = actor_loss(agent.critic(x, agent.actor(x)))
                     actor_optimizer.zero_grad()
                     # The gradient flows through Q, but only the actor's parameters keep it.
                     pi_loss.backward(inputs=actor_parameters)

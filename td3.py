@@ -255,9 +255,9 @@ def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float
         target_parameter.lerp_(parameter, tau)
 
 
-def actor_loss(agent: Agent, x: Tensor) -> Tensor:
-    """−Q_φ₁(s, π_θ(s)), averaged over x (B, obs_dim); Silver et al. 2014."""
-    return -agent.q1(x, agent.actor(x)).mean()  # [dpg] −its gradient: ∇_θ π_θ(s) ∇_a Q
+def actor_loss(q: Tensor) -> Tensor:
+    """Minus the mean of Q(s, π_θ(s)), (B,), descended in θ; Silver et al. 2014."""
+    return -q.mean()  # [dpg] −its gradient: the mean of ∇_θ π_θ(s) ∇_a Q(s, a)
 
 
 @dataclass
@@ -475,7 +475,7 @@ def train(args: Args) -> None:
                 run.metric("losses/qf_values", (q1.mean() + q2.mean()) / 2)
 
                 if updates % args.policy_frequency == 0:
-                    pi_loss = actor_loss(agent, x)
+                    pi_loss = actor_loss(agent.q1(x, agent.actor(x)))
                     actor_optimizer.zero_grad()
                     # The gradient flows through Q, but only the actor's parameters keep it.
                     pi_loss.backward(inputs=actor_parameters)
@@ -549,7 +549,7 @@ def actor_lr(args: Args) -> float:
 
 
 def critic_lr(args: Args) -> float:
-    """The critics' step size, found in the same way."""
+    """The critic's step size, found in the same way."""
     if args.q_lr is not None:
         return args.q_lr
     return 1e-3 if args.learning_rate is None else args.learning_rate

@@ -194,7 +194,7 @@ def test_ddpgs_functions_equal_a_loop():
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
     loss = ddpg.critic_loss(agent.critic(batch.obs, batch.action), y)
     assert abs(loss - ddpg_critic_loss(networks, rows_of(batch), 0.9)) < 1e-12
-    loss = ddpg.actor_loss(agent, batch.obs)
+    loss = ddpg.actor_loss(agent.critic(batch.obs, agent.actor(batch.obs)))
     assert abs(loss - ddpg_actor_loss(networks, rows_of(batch))) < 1e-12
 
 
@@ -212,7 +212,7 @@ def test_the_deterministic_policy_gradient_by_hand():
             da_dtheta = torch.autograd.grad(action[i], parameters, retain_graph=True)
             for total, derivative in zip(by_hand, da_dtheta):
                 total += derivative * dq_da[i] / len(obs)
-    loss = ddpg.actor_loss(agent, obs)
+    loss = ddpg.actor_loss(agent.critic(obs, agent.actor(obs)))
     for gradient, expected in zip(torch.autograd.grad(-loss, parameters), by_hand):
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
 

@@ -44,8 +44,6 @@ VARIANTS = {
     "Agent.sample": [["sac"]],  # with log π, by the tanh's density
     # What the rungs from a2c.py on are about.
     "policy_loss": [["a2c"], ["ppo_kl"]],
-    "actor_loss": [["td3"]],  # of the first of two critics
-    "critic_lr": [["td3"]],
     "export": [["ddpg", "td3"], ["sac"]],  # other networks, and a tanh at their end
     # Networks of 256 units gain by a second thread.
     "set_threads": [["ddpg", "sac", "td3"]],
