@@ -71,7 +71,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -138,10 +138,14 @@ class Args:
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
     """episodes of the final evaluation, one in each of as many parallel environments"""
+    evaluate: str | None = None
+    """instead of training, evaluate the policy of this run's folder"""
+    render: Literal["human"] | None = None
+    """with --evaluate: show the episodes in a window, one after another"""
     save_model: bool = True
     """write the deterministic policy to policy.pt"""
     capture_video: bool = False
-    """record a video of an evaluation episode"""
+    """film an episode of the evaluation, into the run's folder"""
     track: bool = False
     """log to Weights & Biases as well"""
     wandb_project_name: str = "policy-gradients"
@@ -681,24 +685,57 @@ def make_filmed_env(env_id: str, folder: str | Path) -> gym.vector.VectorEnv:
     return gym.make_vec(env_id, 1, "sync", wrappers=record, render_mode="rgb_array")
 
 
-def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-    """Run one episode in each of N environments, close them, and return the N undiscounted returns.
+def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run one episode in each of N environments. Return the N undiscounted returns and lengths.
 
     `policy` takes observations (N, obs_dim) to actions (N, ...). Each environment contributes one
     episode, because the first N episodes to end would be the short ones.
     """
     obs, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
+    lengths = np.zeros(envs.num_envs, dtype=int)
     running = np.ones(envs.num_envs, dtype=bool)
     limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     for _ in range(limit):
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
         returns += reward * running
+        lengths += running
         running &= ~(terminated | truncated)
         if not running.any():
             break
-    envs.close()
-    return returns
+    return returns, lengths
+
+
+def film(policy, env_id: str, folder: Path, seed: int) -> None:
+    """Write a video of one episode to the folder, in place of those of an earlier policy."""
+    shutil.rmtree(folder, ignore_errors=True)
+    env = make_filmed_env(env_id, folder)
+    evaluate(policy, env, seed)
+    env.close()
+
+
+def evaluate_again(args: Args) -> None:
+    """--evaluate: run a saved policy, and say how it does. Nothing is trained."""
+    set_threads()
+    folder = Path(args.evaluate)
+    policy = load_policy(folder / "policy.pt")
+    seed = derive_seed(args.seed, EVALUATION)
+    if args.render is None:
+        envs = make_envs(args.env_id, args.eval_episodes)
+        returns, lengths = evaluate(policy, envs, seed)
+    else:
+        env = gym.make_vec(args.env_id, 1, "sync", render_mode=args.render)
+        episodes = []
+        for i in range(args.eval_episodes):
+            [episode_return], [length] = evaluate(policy, env, seed + i)
+            say(f"episode {i + 1}: return {episode_return:.1f}, {length} steps")
+            episodes.append((episode_return, length))
+        returns, lengths = np.array(episodes).T
+    result = f"return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
+    say(f"{args.env_id}: {result} of {lengths.min():.0f} to {lengths.max():.0f} steps")
+    if args.capture_video:
+        film(policy, args.env_id, folder / "videos", seed)
+        say(f"The video is in {folder / 'videos'}")
 
 
 def load_policy(path: str | Path):
@@ -921,7 +958,7 @@ class Run:
         if not args.save_model:
             (self.dir / "policy.pt").unlink()
         seed = derive_seed(args.seed, EVALUATION)
-        returns = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
+        returns, _ = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
         mean = returns.mean()
         std = returns.std()
         if not np.isfinite(mean):
@@ -929,8 +966,7 @@ class Run:
         self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
         self.writer.close()
         if args.capture_video:
-            shutil.rmtree(self.dir / "videos", ignore_errors=True)  # of an earlier policy
-            evaluate(act, make_filmed_env(args.env_id, self.dir / "videos"), seed)
+            film(act, args.env_id, self.dir / "videos", seed)
         summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
         summary["eval_return_mean"] = mean
@@ -949,9 +985,9 @@ class Run:
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
         say(f"{args.env_id}: {result}; {cost}; {self.dir}")
         say(f"To see the curves: tensorboard --logdir {self.dir}")
-        if not args.capture_video:
-            film = ["python", sys.argv[0], f"--resume={self.dir}", "--capture-video"]
-            say(f"To see the policy: {shlex.join(film)}")
+        if args.save_model:
+            show = ["python", sys.argv[0], f"--evaluate={self.dir}", "--render", "human"]
+            say(f"To see the policy: {shlex.join(show)}")
 
 
 def handle_signals(handler) -> None:
@@ -1073,9 +1109,22 @@ def load_checkpoint(folder: str | Path) -> dict:
 
 def parse_args() -> Args:
     """Read the command line. With --resume, that run's arguments stand in for the defaults."""
-    args = tyro.cli(Args)
-    if "" in (args.resume, args.run_dir):
-        fail("--resume and --run-dir need the name of a folder")
+    no_none = (tyro.conf.DisallowNone,)  # "--resume None" is a folder of that name
+    args = tyro.cli(Args, config=no_none)
+    if "" in (args.resume, args.run_dir, args.evaluate):
+        fail("--resume, --run-dir and --evaluate need the name of a folder")
+    if args.evaluate is not None:
+        if args.resume is not None or args.run_dir is not None:
+            fail("--evaluate trains nothing: leave --resume and --run-dir out")
+        with errors_of(f"--evaluate {args.evaluate}"):
+            saved = torch.load(Path(args.evaluate, "policy.pt"), "cpu", weights_only=True)
+            default = Args(env_id=saved["env_id"])
+        # Read the command line again, with that policy's environment in place of the default.
+        args = tyro.cli(Args, default=default, config=no_none)
+        check_numbers(args)
+        return args
+    if args.render is not None:
+        fail("--render goes with --evaluate")
     if args.resume is None:
         return args
     if args.run_dir is not None:
@@ -1083,7 +1132,7 @@ def parse_args() -> Args:
     saved_args = Args(**load_checkpoint(args.resume)["args"])
     saved_args.resume = args.resume
     # Read the command line again, with that run's arguments in place of the defaults.
-    args = tyro.cli(Args, default=saved_args)
+    args = tyro.cli(Args, default=saved_args, config=no_none)
     for name in FIXED:
         value = getattr(args, name)
         saved_value = getattr(saved_args, name)
@@ -1099,17 +1148,20 @@ def parse_args() -> Args:
     return args
 
 
-def check(args: Args) -> None:
-    """Find all that is wrong with the arguments, before anything is written."""
+def check_numbers(args: Args) -> None:
     for name, value in asdict(args).items():
         least = LEAST.get(name, 0)
         most = MOST.get(name, 1e15)
         if isinstance(value, int | float) and not least <= value <= most:
             flag = f"--{name.replace('_', '-')}"
             fail(f"{flag} must be from {least:g} to {most:g}, not {value}")
+
+
+def check(args: Args) -> None:
+    """Find all that is wrong with the arguments, before anything is written."""
+    check_numbers(args)
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
-    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     with errors_of(f"--env-id {args.env_id}"):
         envs = make_envs(args.env_id, 2)  # two show whether all have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
@@ -1179,8 +1231,13 @@ def main() -> None:
     args = parse_args()
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     try:
-        train(args)
+        if args.evaluate is None:
+            train(args)
+        else:
+            with errors_of(f"--evaluate {args.evaluate}"):
+                evaluate_again(args)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

@@ -177,7 +177,8 @@ def mean_return(agent: ppo_clip.Agent, args: ppo_clip.Args, episodes: int) -> fl
     torch.manual_seed(args.seed)
     envs = ppo_clip.make_envs(args.env_id, episodes)
     seed = ppo_clip.derive_seed(args.seed, 2)
-    return ppo_clip.evaluate(act, envs, seed).mean()
+    returns, _ = ppo_clip.evaluate(act, envs, seed)
+    return returns.mean()
 
 
 # ---------------------------------------------------------------- along the line of an update

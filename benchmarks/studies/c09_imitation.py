@@ -56,7 +56,8 @@ def run_episodes(policy: Policy, time_limit: int) -> np.ndarray:
     """Returns (EPISODES,) of episodes of CartPole that are truncated at a time limit."""
     envs = gym.make_vec("CartPole-v1", EPISODES, max_episode_steps=time_limit)
     envs.spec.max_episode_steps = time_limit  # which gymnasium leaves as it was registered
-    return dagger.evaluate(policy, envs, EVALUATION_SEED)
+    returns, _ = dagger.evaluate(policy, envs, EVALUATION_SEED)
+    return returns
 
 
 # ---------------------------------------------------------------- measurements

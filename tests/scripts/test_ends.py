@@ -152,7 +152,7 @@ class TestWhatIsPrinted:
         assert first.endswith("the run's folder is r")
         assert "over 2 episodes" in result and result.endswith("; r")
         assert curves.endswith("tensorboard --logdir r")
-        assert policy.endswith("ppo_clip.py --resume=r --capture-video")
+        assert policy.endswith("ppo_clip.py --evaluate=r --render human")
 
     def test_progress_every_30_seconds_without_a_terminal(self, train_here, monkeypatch, capsys):
         """On a terminal there is a bar. Here each iteration takes 8 seconds, so every 4th tells."""

@@ -195,12 +195,15 @@ class TestEvaluate:
     def test_one_episode_of_each_environment(self, module):
         """Environments with episodes of 1, 2 and 5 steps: the short ones are not counted twice."""
         envs = timetables(*[[(n, "truncated")] for n in (1, 2, 5)])
-        assert module.evaluate(lambda obs: np.zeros(3, int), envs, 0).tolist() == [1, 3, 15]
+        returns, lengths = module.evaluate(lambda obs: np.zeros(3, int), envs, 0)
+        assert returns.tolist() == [1, 3, 15]
+        assert lengths.tolist() == [1, 2, 5]
 
     def test_is_repeatable_and_its_seed_matters(self, module):
         def returns(seed):
             envs = module.make_envs("CartPole-v1", 20)
-            return module.evaluate(lambda obs: (obs[:, 2] > 0).astype(int), envs, seed)
+            returns, _ = module.evaluate(lambda obs: (obs[:, 2] > 0).astype(int), envs, seed)
+            return returns
 
         assert (returns(5) == returns(5)).all()
         assert (returns(5) != returns(6)).any()

@@ -82,7 +82,8 @@ def test_a_runs_folder(script, run, tmp_path):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     start, result, curves, policy = done.stdout.splitlines()
     assert start.endswith("the run's folder is r") and "over 5 episodes" in result
-    assert curves.endswith("tensorboard --logdir r") and policy.endswith("--capture-video")
+    assert curves.endswith("tensorboard --logdir r")
+    assert policy.endswith("--evaluate=r --render human")
 
     result = summary(tmp_path / "r")
     steps = short_run_steps(script)
@@ -312,7 +313,7 @@ def test_policy_pt_is_the_network(module, script, short_run, env_id):
     saved = torch.load(run_dir / "policy.pt", weights_only=True)
     assert saved["env_id"] == env_id and saved["action_space"] == str(envs.single_action_space)
 
-    returns = module.evaluate(policy, module.make_envs(env_id, 5), module.derive_seed(1, 1))
+    returns, _ = module.evaluate(policy, module.make_envs(env_id, 5), module.derive_seed(1, 1))
     assert abs(returns.mean() - summary(run_dir)["eval_return_mean"]) < 1e-6
 
 
