@@ -64,7 +64,9 @@ def short_run_flags(script: str, env_id: str | None = None, folder: Path = TESTS
     """Flags of a short run, on CartPole or Pendulum if nothing else is asked for."""
     flags = ("--total-timesteps", short_run_steps(script), "--eval-episodes", 5)
     if script in OFF_POLICY:
-        flags += ("--learning-starts", 200, "--batch-size", 32)
+        flags += ("--learning-starts", 200, "--batch-size", 32, "--updates-per-step", 0.2)
+    if script == "dagger":
+        flags += ("--num-updates", 20)
     default_env_id = "Pendulum-v1" if script in OFF_POLICY else "CartPole-v1"
     return *flags, *environment_flags(script, env_id or default_env_id, folder)
 

@@ -5,6 +5,7 @@ Every function takes the text of a script, so that it can be tried on a text tha
 
 import ast
 import difflib
+import functools
 import io
 import tokenize
 
@@ -36,6 +37,7 @@ def source_of(node: ast.AST, lines: list[str]) -> str:
     return "\n".join(lines[first - 1 : node.end_lineno])
 
 
+@functools.cache
 def pieces(text: str) -> dict[str, str]:
     """Name → source: of each top-level function; of a class without its methods, and of each method
     as Class.method.

@@ -100,6 +100,7 @@ def times_of_complete_jobs(tmp_path) -> dict[Path, int]:
     return times
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_run_again(suite, harness, tmp_path):
     path = suite("A-v0", "B-v0", seeds="1-4", more=', flags = "--seconds 0.2"')
     moments = random.Random(1)
@@ -435,13 +436,13 @@ WITH_RESULTS = [path for path in SUITES if path.stem != "lectures"]
 
 
 @pytest.mark.parametrize("suite", WITH_RESULTS, ids=lambda path: path.stem)
-def test_the_readme_shows_the_committed_results(suite):
+def test_the_results_page_shows_what_is_committed(suite):
     """The table and the picture of each suite; the table's figures are those of table.csv."""
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "benchmarks" / "results" / "README.md").read_text()
     results = Path("benchmarks", "results", suite.stem)
     report = (ROOT / results / "report.md").read_text()
     table = report.split("(95 % interval)\n\n")[1].split("\n\n")[0]
-    assert table in readme and f"]({results}/overview.png)" in readme
+    assert table in page and f"]({suite.stem}/overview.png)" in page
     rows = read_csv(ROOT / results / "table.csv")
     assert all(f" {format_number(float(row['IQM']))} (" in table for row in rows)
     measured = {(row["environment"], row["algorithm"]) for row in rows}
@@ -467,6 +468,7 @@ def test_the_random_policys_returns_are_measured_for_every_environment_of_a_suit
     assert known["CartPole-v1"] == total / 100
 
 
+@pytest.mark.slow
 def test_real_scripts_end_to_end(harness, tmp_path):
     """Two that learn, one of them by its command line alone; a wrong flag; no such environment."""
     short = 'steps = 4096, flags = "--eval-episodes 2'
@@ -493,6 +495,7 @@ def test_real_scripts_end_to_end(harness, tmp_path):
         assert 8 < float(row["final return"]) < 500 and float(row["steps/s"]) > 500
 
 
+@pytest.mark.slow
 def test_speed(harness, tmp_path):
     words = ("--repeats", 1, "--total-timesteps", 8192, "--out", tmp_path / "speed.json")
     done = harness("speed", "ppo_clip", "reinforce", *words)

@@ -32,7 +32,7 @@ from made_up_logs import (
 )
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium")]
 DRAWN = (
     "() => window.Bokeh?.documents[0]?.is_idle && document.querySelector('#improvements tbody td')"
 )

@@ -219,6 +219,7 @@ def begins_with(obs, first) -> bool:
     return bool((obs[: len(first)] == first).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--beta-schedule", "linear"), ("--bc-only",)])
 def test_the_dataset_holds_one_label_for_each_step_and_grows_on(completed_run, tmp_path, flags):
     short = ("--total-timesteps", 2000, "--num-envs", 7, "--num-updates", 20, "--eval-episodes", 2)
@@ -260,6 +261,7 @@ def test_the_scripted_experts(env_id, at_least):
     assert returns.mean() >= at_least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", modules_defining("gae"))
 def test_a_policy_of_another_script_is_the_expert(module, completed_run, tmp_path):
     """With its own observation statistics: its return is the one that its script has measured."""
@@ -283,6 +285,7 @@ def trail_guide(obs):
     return np.where(height == 0, on_trail, beside)
 
 
+@pytest.mark.slow
 def test_dagger_beats_cloning_where_cloning_must_fail(train_here, monkeypatch):
     """On the trail one step in two goes wrong for any learner.
 

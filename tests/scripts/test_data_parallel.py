@@ -151,6 +151,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_running_statistics_are_those_of_the_data_of_both_processes(driver, tmp_path):
     """Of three updates, to which the processes bring different numbers of rows."""
     done = torchrun(driver(STATISTICS), cwd=tmp_path)
@@ -205,6 +206,7 @@ def assert_nothing_in_common(rollouts: list[dict]) -> None:
     assert len(actions.unique(dim=0)) == len(rollouts)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_cartpole_and_end_with_the_same_weights(driver, tmp_path):
     """Each from experience of its own; the first one alone logs and saves."""
     temporary = tmp_path / "temporary"
@@ -226,6 +228,7 @@ def test_two_processes_learn_cartpole_and_end_with_the_same_weights(driver, tmp_
     assert_nothing_in_common(saved(tmp_path, "rollout"))
 
 
+@pytest.mark.slow
 def test_an_early_end_of_updates_is_the_same_for_all(driver, tmp_path):
     """By --target-kl, which one process may exceed and the other not; with the other flags."""
     flags = ["--clip-vloss", "--norm-adv", "--no-norm-obs", "--no-norm-reward", "--no-anneal-lr"]
@@ -241,6 +244,7 @@ def test_an_early_end_of_updates_is_the_same_for_all(driver, tmp_path):
     assert state["agent"]["obs_stats.count"] == 0
 
 
+@pytest.mark.slow
 def test_episodes_of_one_step_leave_each_process_something_to_learn_from(driver, tmp_path):
     """Every other step only resets; a minibatch is of one step or two."""
     body = """
@@ -257,6 +261,7 @@ gym.register("OneStep-v0", Timetable, kwargs={"ends": ((1, "terminated"),)})
     assert result["episodes"] == result["global_step"] >= 60
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_leaves_its_checkpoint(
     driver, completed_run, tmp_path
 ):
@@ -293,6 +298,7 @@ script.average_gradients = fail
     assert summary(tmp_path / "r")["global_step"] >= 20_000
 
 
+@pytest.mark.slow
 def test_a_signal_to_torchrun_ends_all_processes(tmp_path):
     command = [*TORCHRUN, str(SCRIPT), "--run-dir", "r", "--total-timesteps", "10000000"]
     process = subprocess.Popen(
@@ -344,6 +350,7 @@ script.gather_objects = signalled
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("when", SIGNALS)
 def test_a_signal_to_one_process_ends_all_after_the_same_iteration(driver, tmp_path, when, rank):
@@ -357,6 +364,7 @@ def test_a_signal_to_one_process_ends_all_after_the_same_iteration(driver, tmp_p
     assert step == saved(tmp_path, "end")[0]["step"] < 5 * 2048
 
 
+@pytest.mark.slow
 def test_environments_that_cannot_be_divided_are_refused(tmp_path):
     done = torchrun(SCRIPT, "--num-envs", 3, "--num-steps", 4, cwd=tmp_path)
     assert done.returncode == 1 and IN_THE_SCRIPT not in done.stderr

@@ -62,6 +62,7 @@ def test_any_script_evaluates_the_policy_of_any(completed_run):
     assert result_of(results[0])[0] == "Pendulum-v1"
 
 
+@pytest.mark.slow
 def test_in_a_window(run_dir, completed_run):
     flags = ("--evaluate", "r", "--render", "human", "--eval-episodes", 2)
     lines = completed_run("ppo_clip", *flags, **ON_SCREEN).stdout.splitlines()
@@ -73,15 +74,15 @@ def test_in_a_window(run_dir, completed_run):
     assert mean == pytest.approx(sum(lengths) / 2, abs=0.05)
 
 
+@pytest.mark.slow
 def test_filmed(run_dir, completed_run):
     completed_run("ppo_clip", "--evaluate", "r", "--capture-video", **ON_SCREEN)
     [video] = (run_dir / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    "flags, why",
-    [
+def test_refused(run_dir, run):
+    for flags, why in (
         (("--evaluate", "nothing"), "policy.pt"),
         (("--evaluate", ""), "the name of a folder"),
         (("--evaluate", "r", "--env-id", "Acrobot-v1"), "RuntimeError"),
@@ -90,10 +91,8 @@ def test_filmed(run_dir, completed_run):
         (("--evaluate", "r", "--run-dir", "r2"), "leave --resume and --run-dir out"),
         (("--evaluate", "r", "--eval-episodes", 0), "--eval-episodes must be from 1"),
         (("--render", "human"), "--render goes with --evaluate"),
-    ],
-)
-def test_refused(run_dir, run, flags, why):
-    assert_refused(run("ppo_clip", *flags), why)
+    ):
+        assert_refused(run("ppo_clip", *flags), why)
 
 
 def test_no_policy(run_dir, run):

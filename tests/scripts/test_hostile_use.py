@@ -30,6 +30,7 @@ def shell(line: str, cwd) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -44,6 +45,7 @@ def test_a_run_goes_on_when_nobody_listens(line, tmp_path):
     assert summary(tmp_path / "r")["global_step"] >= 2048
 
 
+@pytest.mark.slow
 class TestFilms:
     def test_one_that_was_interrupted_is_made_again(self, completed_run, run, tmp_path):
         completed_run("ppo_clip", *QUICK, "--run-dir", "r")
@@ -95,6 +97,7 @@ class TestFoldersOfOthers:
         assert_refused(run("a2c", "--resume", "r"), "holds a run of ppo_clip.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, flags",
     [
@@ -199,6 +202,7 @@ for env in (FailingReset, OldReset, WrongShape, FailingStep):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", ["FailingReset", "OldReset", "WrongShape", "FailingStep"])
 def test_an_environment_that_fails_at_once(run, tmp_path, env):
     (tmp_path / "bad_envs.py").write_text(BAD_ENVIRONMENTS)
@@ -213,6 +217,7 @@ def test_an_environment_that_leaves_at_its_import(run, tmp_path):
     assert_refused(run("a2c", "--env-id", "leaving:Env-v0"), "no display")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, value", [("RANK", "0"), ("RANK", "abc"), ("WORLD_SIZE", "2")])
 def test_ppo_ddp_alone_with_variables_of_a_cluster(completed_run, name, value):
     completed_run("ppo_ddp", *QUICK, **{name: value})
@@ -253,6 +258,7 @@ def test_a_closed_terminal(tmp_path):
     assert checkpoint(tmp_path / "r")["count"]["global_step"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -8,7 +8,14 @@ from run_folder import summary
 NOT_OFF_POLICY = [script for script in SCRIPTS if script not in OFF_POLICY]
 
 
-@pytest.mark.parametrize("env_id", ["tiny_envs:IdentityDiscrete-v0", "tiny_envs:IdentityBox-v0"])
+@pytest.mark.quick_for("reinforce", "ppo_clip", "ddpg")
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param("tiny_envs:IdentityDiscrete-v0", marks=pytest.mark.slow),
+        "tiny_envs:IdentityBox-v0",
+    ],
+)
 def test_the_identity(script, completed_run, tmp_path, env_id):
     """Of at most 10; a policy that does not look gets 3.3 of the one and 5 to 6 of the other."""
     if script in OFF_POLICY and "Discrete" in env_id:
@@ -18,6 +25,8 @@ def test_the_identity(script, completed_run, tmp_path, env_id):
         flags += ("--total-timesteps", 2000, "--learning-starts", 500)
     else:
         flags += ("--total-timesteps", 30_000)
+    if script == "dagger":
+        flags += ("--num-updates", 50)
     completed_run(script, *flags, "--run-dir", "r")
     if "Discrete" in env_id:
         at_least = 9.9
@@ -26,12 +35,14 @@ def test_the_identity(script, completed_run, tmp_path, env_id):
     assert summary(tmp_path / "r")["eval_return_mean"] >= at_least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", NOT_OFF_POLICY)
 def test_cartpole(script, completed_run, tmp_path):
     completed_run(script, "--env-id", "CartPole-v1", "--run-dir", "r")
     assert summary(tmp_path / "r")["eval_return_mean"] >= 475
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [*OFF_POLICY, "dagger"])
 def test_pendulum(script, completed_run, tmp_path):
     completed_run(script, "--env-id", "Pendulum-v1", "--run-dir", "r")

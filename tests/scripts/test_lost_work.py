@@ -264,6 +264,7 @@ class TestResume:
         assert [value for _, value in points] == pytest.approx([0.3, 0.05, 0.05])
         assert config(run_dir)["args"]["alpha"] == 0.05
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("script", OFF_POLICY)
     def test_more_updates_per_step_count_from_there_on(self, script, completed_run, tmp_path):
         """They do not make up for the past, nor do fewer wait until they are due."""

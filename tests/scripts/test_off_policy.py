@@ -821,6 +821,7 @@ def test_exploration_is_random_at_first_and_drawn_for_each_environment_and_dimen
         assert abs(np.corrcoef(noise.T)[0, 1]) < 0.4
 
 
+@pytest.mark.quick_for("ddpg")
 @both
 @pytest.mark.parametrize("per_step, num_envs", [(1, 1), (0.5, 3), (2, 4)])
 def test_updates_are_counted_per_step_of_every_environment(module, short_run, per_step, num_envs):
@@ -843,6 +844,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.quick_for("ddpg")
 @both
 def test_the_targets_follow_in_closed_form(module, short_run, completed_run):
     """With step sizes of zero the networks stand still.
@@ -851,6 +853,7 @@ def test_the_targets_follow_in_closed_form(module, short_run, completed_run):
     """
     script = module.__name__
     flags = ("--policy-lr", 0, "--q-lr", 0, "--tau", 0.01, "--policy-frequency", 1)
+    flags += ("--updates-per-step", 1)
     run_dir = short_run(script, *flags, "--total-timesteps", 300)
     state = checkpoint(run_dir)
     torch.manual_seed(0)
@@ -868,12 +871,13 @@ def test_the_targets_follow_in_closed_form(module, short_run, completed_run):
 
 
 @both
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(
     module, short_run, completed_run
 ):
     """And not with random actions: what was stored stays in front, every part goes on."""
     script = module.__name__
-    run_dir = short_run(script)
+    run_dir = short_run(script, "--updates-per-step", 1)
     before = checkpoint(run_dir)
     zero = ("--policy-lr", 0, "--q-lr", 0, "--tau", 1e-30)
     completed_run(script, "--resume", "r", "--total-timesteps", 800, *zero)
@@ -901,6 +905,7 @@ def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(
         assert 0 < steps_taken(before["alpha_optimizer"]) < steps_taken(after["alpha_optimizer"])
 
 
+@pytest.mark.quick_for("ddpg")
 @both
 @pytest.mark.parametrize(
     "random_steps, total, num_rows",
@@ -929,6 +934,7 @@ def test_the_observation_statistics_are_those_of_the_buffer(
     torch.testing.assert_close(state["agent"]["obs_stats.var"], var)
 
 
+@pytest.mark.slow
 def test_a_fixed_temperature_stays_fixed(short_run, completed_run):
     fixed = short_run("sac", "--no-autotune", "--alpha", 0.37, run_dir="fixed")
     tuned = short_run("sac", "--alpha", 0.37, run_dir="tuned")

@@ -3,6 +3,7 @@ tag resolves.
 """
 
 import ast
+import functools
 import io
 import re
 import shutil
@@ -50,6 +51,7 @@ VARIANTS = {
 }
 
 
+@functools.cache
 def blocks() -> dict[str, dict[str, list[str]]]:
     """Name of a piece → its source → the scripts where it stands so; above the shared part."""
     found = {}
@@ -102,6 +104,7 @@ def test_no_script_imports_another_file_of_ours(script):
         assert not ours & {name.split(".")[0] for name in names}
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_a_copied_script_runs_alone(script, run, tmp_path):
     copy = tmp_path / "elsewhere" / "mine.py"
     copy.parent.mkdir()

@@ -114,6 +114,7 @@ def test_a_runs_folder(script, run, tmp_path):
     assert abs(evaluated - result["eval_return_mean"]) < 1e-3
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_a_log_line_has_the_means_of_what_was_collected_since_the_last(
     module, script, train_here, monkeypatch
 ):
@@ -147,12 +148,14 @@ def test_a_log_line_has_the_means_of_what_was_collected_since_the_last(
         np.testing.assert_allclose(logged[tag], points, rtol=1e-5, atol=1e-6, err_msg=tag)
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_it_starts_without_torch_dynamo(script, run):
     """Its import takes a second, a fifth of a run on CartPole, and only --compile needs it."""
     done = run(script, *short_run_flags(script), PYTHONPROFILEIMPORTTIME="1")
     assert "torch.optim" in done.stderr and "torch._dynamo" not in done.stderr
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_the_default_run_dir(script, completed_run, tmp_path):
     completed_run(script, *short_run_flags(script), "--seed", 7, "--no-save-model")
     [run_dir] = (tmp_path / "runs").iterdir()
@@ -167,6 +170,7 @@ def test_a_machine_without_git(run, tmp_path):
     assert config["git_commit"] is None
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
     logs = []
     weights = []
@@ -182,6 +186,7 @@ def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.quick_for("ppo_clip")
 def test_killed_and_resumed(script, completed_run, start, tmp_path):
     run_dir = tmp_path / "r"
     total = 5 * short_run_steps(script)
@@ -208,6 +213,7 @@ def test_killed_and_resumed(script, completed_run, start, tmp_path):
     assert summary(run_dir)["global_step"] >= total + 500
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     script, short_run, completed_run, tmp_path
 ):
@@ -238,6 +244,7 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     assert after["count"]["episodes"] > before["count"]["episodes"]
 
 
+@pytest.mark.quick_for("ppo_clip")
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "ppo_ddp"])
 def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path):
     """Another random state in the checkpoint, other actions or minibatches after it.
@@ -257,6 +264,7 @@ def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.quick_for("ppo_clip")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(script, completed_run, start, tmp_path, number):
     run_dir = tmp_path / "r"
@@ -275,6 +283,7 @@ def test_interrupted(script, completed_run, start, tmp_path, number):
     assert summary(run_dir)["global_step"] > step
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 def test_target_return_stops_the_run(script, short_run):
     target = -1e9 if script in OFF_POLICY else 20
     flags = ("--total-timesteps", 1_000_000, "--target-return", target)
@@ -295,6 +304,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(script, run, tmp_path):
     assert logged_steps(tmp_path / "r")  # the log is on disk
 
 
+@pytest.mark.quick_for("reinforce", "ppo_clip", "sac", "dagger")
 @pytest.mark.parametrize("env_id", ["tiny_envs:IdentityDiscrete-v0", "tiny_envs:IdentityBox-v0"])
 def test_policy_pt_is_the_network(module, script, short_run, env_id):
     """The file alone, against the checkpoint's weights run through the script's own network."""
@@ -334,12 +344,16 @@ def test_a_policy_file_that_carries_code_is_refused(module, tmp_path):
         module.load_policy(tmp_path / "policy.pt")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["ppo_clip", "sac", "dagger"])
 def test_a_video_of_an_evaluation_episode(script, short_run):
     run_dir = short_run(script, "--capture-video", SDL_VIDEODRIVER="dummy")
     [video] = (run_dir / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
 
 
+@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.parametrize("script", ["ppo_clip", "sac", "dagger"])
 def test_wandb_offline(script, short_run):
     run_dir = short_run(script, "--track", WANDB_MODE="offline")
     [log] = run_dir.glob("wandb/offline-run-*/run-*.wandb")
@@ -347,9 +361,9 @@ def test_wandb_offline(script, short_run):
         assert tag.encode() in log.read_bytes()
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
-def test_compile_changes_nothing_but_the_speed(script, run, short_run, tmp_path, env_id):
-    skip_discrete_off_policy(script, env_id)
+@pytest.mark.slow
+def test_compile_changes_nothing_but_the_speed(script, run, short_run, tmp_path):
+    env_id = "tiny_envs:IdentityBox-v0"
     total = ("--total-timesteps", 300 if script in OFF_POLICY else 2048)
     plain = short_run(script, *total, run_dir="plain", env_id=env_id)
     flags = (*short_run_flags(script, env_id, tmp_path), *total, "--run-dir", "compiled")
@@ -381,6 +395,7 @@ def test_cuda(script, short_run, completed_run, flags):
         assert abs(ratio - 1) < 0.3
 
 
+@pytest.mark.quick_for("ppo_clip", "ddpg")
 @pytest.mark.parametrize("script", [s for s in (*ON_POLICY, "dagger") if s != "trpo"])
 def test_the_step_size_is_annealed(script, short_run):
     flags = ("--learning-rate", 0.01)

@@ -68,6 +68,7 @@ print(torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script, number", [("reinforce", 1), ("sac", 2)])
 def test_threads(script, number):
     """The script's own number, if there are as many cores, or else that of OMP_NUM_THREADS."""
@@ -81,6 +82,7 @@ def test_threads(script, number):
         assert int(done.stdout) == min(expected, os.cpu_count()), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["", "0", "4,2", "two"])
 def test_a_run_whatever_omp_num_threads_is(value, completed_run, tmp_path):
     completed_run("reinforce", *tiny_run("reinforce"), "--run-dir", "r", OMP_NUM_THREADS=value)
@@ -103,6 +105,7 @@ def test_help_into_a_pipe_that_nobody_reads():
     assert stderr == ""
 
 
+@pytest.mark.slow
 def test_a_console_that_knows_only_ascii(run, tmp_path):
     """The help has Greek letters and a box, a run's last line has a ±."""
     done = run("reinforce", "--help", PYTHONIOENCODING="ascii")

@@ -169,6 +169,7 @@ def test_measure_is_in_units_of_the_squared_gradient(quadratic):
     assert all(0.9 < share < 1.1 for share in found.share.values())
 
 
+@pytest.mark.slow
 def test_c8(monkeypatch):
     monkeypatch.setattr(c08_pathwise, "ENVIRONMENTS", ("Pendulum-v1",))
     monkeypatch.setattr(c08_pathwise, "SEEDS", (1, 2))

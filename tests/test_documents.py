@@ -1,0 +1,141 @@
+"""What README.md and docs/ tell a reader to type, typed."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import readme_table
+from helpers import ROOT, process_environment
+
+README = (ROOT / "README.md").read_text()
+USING = (ROOT / "docs" / "using.md").read_text()
+RECIPES = (ROOT / "docs" / "recipes.md").read_text()
+
+
+def snippets(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def python(*arguments, cwd) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, arguments)]
+    environment = process_environment()
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def installed_by(command: str) -> tuple[str, list[str]]:
+    """The file of requirements and what is run, of a command that installs and runs."""
+    pattern = (
+        r"python3 -m venv \.venv && \.venv/bin/pip install -q -r (\S+) && \.venv/bin/python (.*)"
+    )
+    requirements, program = re.fullmatch(pattern, command.strip()).groups()
+    return requirements, program.split()
+
+
+@pytest.mark.slow
+def test_the_first_command(tmp_path):
+    requirements, program = installed_by(snippets(README, "bash")[0])
+    assert requirements == "requirements.txt"
+    done = python(ROOT / program[0], *program[1:], cwd=tmp_path)
+    assert "CartPole-v1: return 500.0" in done.stdout
+    [run_dir] = (tmp_path / "runs").iterdir()
+    return_again = python(ROOT / program[0], "--evaluate", run_dir, cwd=tmp_path).stdout
+    assert "return 500.0" in return_again
+
+
+def test_the_second_command_is_what_the_gate_runs():
+    requirements, program = installed_by(snippets(README, "bash")[1])
+    assert requirements == "tests/requirements.txt" and program == ["-m", "pytest", "-q"]
+    assert "grep -m 1 -e '-m pytest' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_requirements_build_on_each_other():
+    """Each file installs what the one before it does."""
+    for file, included in (("benchmarks", "../requirements.txt"), ("tests", "../benchmarks/")):
+        lines = (ROOT / file / "requirements.txt").read_text().splitlines()
+        assert any(line.startswith(f"-r {included}") for line in lines)
+
+
+@pytest.mark.slow
+def test_another_loss(tmp_path):
+    """README's, put into a copy of ppo_clip.py, learns CartPole."""
+    [loss] = snippets(README, "python")
+    text = (ROOT / "ppo_clip.py").read_text()
+    pattern = r"^def policy_loss\(.*?\n\n\n"
+    assert len(re.findall(pattern, text, re.M | re.S)) == 1
+    changed = re.sub(pattern, lambda _: f"{loss}\n\n", text, flags=re.M | re.S)
+    (tmp_path / "my_ppo.py").write_text(changed)
+    done = python("my_ppo.py", "--env-id", "CartPole-v1", cwd=tmp_path)
+    assert float(re.search(r"CartPole-v1: return (\S+)", done.stdout)[1]) >= 475
+
+
+def test_every_file_that_is_linked_is_there():
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_link_into_a_document_meets_a_heading():
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", document.read_text()):
+            text = (document.parent / target).read_text() if target else document.read_text()
+            headings = re.findall(r"^#+ (.*)$", text, re.M)
+            anchors = [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings]
+            assert anchor in anchors, f"{document.name}: {target}#{anchor}"
+
+
+def test_every_flag_that_is_named_is_one():
+    help_text = python(ROOT / "ppo_clip.py", "--help", cwd=ROOT).stdout
+    for document in (README, USING):
+        rows = re.findall(r"^\| (`--.*?) \|", document, re.M)
+        assert rows
+        for row in rows:
+            for flag in re.findall(r"--[a-z-]+", row):
+                assert flag in help_text, flag
+
+
+def test_an_environment_of_ones_own(tmp_path):
+    """The module of docs/using.md, with the methods that it leaves to the reader."""
+    module = next(text for text in snippets(USING, "python") if "gym.register" in text)
+    inner = """
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), float(action), False, False, {}
+"""
+    docstring_end = module.index('"""', module.index('"""') + 3) + 3
+    (tmp_path / "my_env.py").write_text(module[:docstring_end] + inner + module[docstring_end:])
+    [command] = [line for line in snippets(USING, "bash") if "my_env" in line]
+    _, script, *flags = command.split()
+    short = ("--total-timesteps", 4096, "--eval-episodes", 2)
+    done = python(ROOT / script, *flags, *short, cwd=tmp_path)
+    assert "my_env:MyEnv-v0: return" in done.stdout
+
+
+def test_a_saved_policy(tmp_path):
+    short = ("--total-timesteps", 2048, "--eval-episodes", 2, "--run-dir", "runs/r")
+    python(ROOT / "ppo_clip.py", *short, cwd=tmp_path)
+    snippet = next(text for text in snippets(USING, "python") if "load_policy" in text)
+    program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport numpy as np\n"
+    program += "obs = np.zeros(4)\n" + snippet.replace("<run>", "r") + "print(int(action))\n"
+    assert python("-c", program, cwd=tmp_path).stdout.strip() in ("0", "1")
+
+
+@pytest.mark.parametrize("number", range(len(snippets(RECIPES, "python"))))
+def test_recipes_are_python(number):
+    """What they need is not installed for the tests."""
+    compile(snippets(RECIPES, "python")[number], "recipe", "exec")
+
+
+def test_the_table_of_results_is_that_of_what_is_committed():
+    assert readme_table.BETWEEN.search(README)
+    assert readme_table.put_into(README) == README
