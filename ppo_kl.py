@@ -189,13 +189,13 @@ class RunningStats(nn.Module):
         self.std.copy_(torch.where(self.var > 1e-8, (self.var + 1e-8).sqrt(), 1.0))
 
 
-def mlp(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequential:
-    """Two hidden layers of 64 SiLU units. `last_gain` scales the last layer's initial weights."""
+def mlp(num_inputs: int, num_outputs: int, activation, last_gain: float) -> nn.Sequential:
+    """Two hidden layers of 64 units. `last_gain` scales the last layer's initial weights."""
     net = nn.Sequential(
         nn.Linear(num_inputs, 64),
-        nn.SiLU(),
+        activation(),
         nn.Linear(64, 64),
-        nn.SiLU(),
+        activation(),
         nn.Linear(64, num_outputs),
     )
     linear_layers = net[::2]
@@ -227,8 +227,9 @@ class Agent(nn.Module):
             num_outputs = action_space.shape[0]
             low = action_space.low
             high = action_space.high
-        self.actor = mlp(obs_dim, num_outputs, last_gain=0.01)
-        self.critic = mlp(obs_dim, 1, last_gain=1.0)
+        self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
+        # Tanh units are bounded. With unbounded ones V_φ runs away where it has seen little.
+        self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards

@@ -278,3 +278,28 @@ def test_target_network_frequency(train_here, monkeypatch):
         for name in ("target_q1", "target_q2"):
             moved = not torch.equal(before[name], after[name])
             assert moved == (update % 2 == 0), (name, update)
+
+
+# ---------------------------------------------------------------- far from what was seen
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in modules_defining("RunningStats") if m.values[0].__name__ != "reinforce"]
+)
+def test_a_critic_does_not_run_away_in_rare_states(module):
+    """After a few steps towards −4 everywhere it says about −4 far away, too.
+
+    SiLU units are not bounded: they said −25 at ten deviations, so a2c.py kept away from all
+    that it had not seen, and never learned Acrobot-v1.
+    """
+    torch.manual_seed(0)
+    agent = agent_for(module, gym.make_vec("Acrobot-v1", 1))
+    optimizer = torch.optim.Adam(agent.critic.parameters(), lr=1.5e-3)
+    for _ in range(300):
+        seen = torch.randn(128, 6)
+        loss = (agent.value(seen) + 4).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    far = 10 * torch.randn(1000, 6)
+    assert agent.value(far).min() > -6
