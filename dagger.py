@@ -204,7 +204,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used; policy.pt has both in either case
+            high = low  # nothing uses it: only Box actions have an upper bound
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -611,7 +611,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards, so evaluate and Run can tell.
+        # envs.spec still says None afterwards. So others can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -731,7 +731,8 @@ class Count:
 class Run:
     """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    A checkpoint holds the arguments, the counters, the last returns, the random state and `parts`:
+    named objects with a state_dict.
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
@@ -1185,7 +1186,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # nothing in here exits with 0
+        if not error.code:  # a script's own exits have another status
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -37,7 +37,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by the running deviation of u_t = r_t + γ u_{t−1}
+    r_t     reward      (T, N)  divided by the running deviation of its sum u_t (see Rollout)
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps      D_KL  kl  (B,), nats
     γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
@@ -222,13 +222,14 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used; policy.pt has both in either case
+            high = low  # nothing uses it: only Box actions have an upper bound
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
-        # Tanh units are bounded. With unbounded ones V_φ runs away where it has seen little.
+        # SiLU units learn faster, but are not bounded: a critic of them runs away in states that
+        # were rarely seen, and the actor with it. So the critic has tanh units.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
@@ -241,7 +242,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets that it is fitted to."""
+        """V_φ(s), (...), in the unit of the targets: of scaled rewards, or raw ones."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -318,8 +319,8 @@ def gae(
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
     its true last observation, which is obs[t + 1] (see Collector). The sum stops at either.
 
-    A step that only resets gets a meaningless advantage, which the losses leave out. It does not
-    reach the step before it either: that one ended an episode, so its decay is 0.
+    A step that only resets gets a meaningless advantage. The losses leave it out, by `valid`. Nor
+    does it leak into the step before: there an episode ended, so goes_on is 0.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -374,12 +375,12 @@ class Rollout:
     """T steps in each of N environments, as tensors on the agent's device."""
 
     obs: Tensor  # (T+1, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env clips and scales it
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: what to_env makes of it is not kept
     reward: Tensor  # (T, N)
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of an episode's unscaled rewards so far: u_t = r_t + γ u_{t−1}
+    discounted_sum: Tensor  # (T, N), of an episode's raw rewards so far: u_t = r_t + γ u_{t−1}
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
@@ -411,8 +412,8 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, num_steps: int) -> Rollout:
-        """Run T = num_steps steps. Only actions are computed here: values and log-probabilities of
-        the whole rollout come later, from one forward pass.
+        """Run T = num_steps steps. Only actions are computed here. What else train needs of the
+        networks, it computes later, for all steps at once.
         """
         shape = (num_steps, self.envs.num_envs)
         obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
@@ -654,7 +655,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards, so evaluate and Run can tell.
+        # envs.spec still says None afterwards. So others can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -774,7 +775,8 @@ class Count:
 class Run:
     """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    A checkpoint holds the arguments, the counters, the last returns, the random state and `parts`:
+    named objects with a state_dict.
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
@@ -1228,7 +1230,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # nothing in here exits with 0
+        if not error.code:  # a script's own exits have another status
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -209,13 +209,14 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # not used; policy.pt has both in either case
+            high = low  # nothing uses it: only Box actions have an upper bound
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
-        # Tanh units are bounded. With unbounded ones V_φ runs away where it has seen little.
+        # SiLU units learn faster, but are not bounded: a critic of them runs away in states that
+        # were rarely seen, and the actor with it. So the critic has tanh units.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
@@ -228,7 +229,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets that it is fitted to."""
+        """V_φ(s), (...), in the unit of the targets: of scaled rewards, or raw ones."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -523,7 +524,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards, so evaluate and Run can tell.
+        # envs.spec still says None afterwards. So others can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -643,7 +644,8 @@ class Count:
 class Run:
     """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    A checkpoint holds the arguments, the counters, the last returns, the random state and `parts`:
+    named objects with a state_dict.
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
@@ -1097,7 +1099,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # nothing in here exits with 0
+        if not error.code:  # a script's own exits have another status
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -616,7 +616,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards, so evaluate and Run can tell.
+        # envs.spec still says None afterwards. So others can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -736,7 +736,8 @@ class Count:
 class Run:
     """A run's folder, counters, log and checkpoints, and its orderly end.
 
-    A checkpoint holds the counters, the random state and `parts`: named objects with a state_dict.
+    A checkpoint holds the arguments, the counters, the last returns, the random state and `parts`:
+    named objects with a state_dict.
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
@@ -1190,7 +1191,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # nothing in here exits with 0
+        if not error.code:  # a script's own exits have another status
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 
