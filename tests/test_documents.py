@@ -12,6 +12,8 @@ from helpers import ROOT, process_environment
 README = (ROOT / "README.md").read_text()
 USING = (ROOT / "docs" / "using.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS.append(ROOT / "benchmarks" / "results" / "README.md")
 
 
 def snippets(text: str, language: str) -> list[str]:
@@ -75,13 +77,13 @@ def test_another_loss(tmp_path):
 
 
 def test_every_file_that_is_linked_is_there():
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
 def test_every_link_into_a_document_meets_a_heading():
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for document in DOCUMENTS:
         for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", document.read_text()):
             text = (document.parent / target).read_text() if target else document.read_text()
             headings = re.findall(r"^#+ (.*)$", text, re.M)
