@@ -591,7 +591,9 @@ def evaluate_again(args: Args) -> None:
 def load_policy(path: str | Path):
     """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head.
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head: what
+    becomes of the last layer's outputs. "argmax" is for Discrete actions. Outputs for Box actions
+    are in units of the bounds: "tanh" keeps them within, "clip" lets the clamp do it.
     Raises pickle.UnpicklingError for a file that carries code.
     """
     saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -607,7 +609,7 @@ def load_policy(path: str | Path):
         out = x @ last_weight.T + last_bias
         if saved["head"] == "argmax":
             return (saved["low"] + out.argmax(-1)).numpy()
-        if saved["head"] == "tanh":  # else "clip": only clamped, below
+        if saved["head"] == "tanh":
             out = out.tanh()
         share = (out + 1) / 2  # 0 at the lower bound, 1 at the upper
         action = saved["low"] + share * (saved["high"] - saved["low"])
@@ -619,8 +621,9 @@ def load_policy(path: str | Path):
 class Adam(torch.optim.Adam):
     """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
-    Calling a decorated method imports torch._dynamo. The decorator of `step` also switches
-    gradients off, so no_grad is added. The arithmetic is the same.
+    Calling a decorated method imports torch._dynamo. `unwrap` gives the method as it was before.
+    The decorator of `step` also switches gradients off, so no_grad is added here. The arithmetic is
+    the same.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
@@ -665,7 +668,7 @@ class Run:
         purge_step = step + 1 if args.resume else None  # drop what was logged after the checkpoint
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
-        self.started = time.perf_counter() - self.count.wall_s  # as if it had run without a break
+        self.started = time.perf_counter() - self.count.wall_s  # so that wall_s goes on
         self.last_print = time.perf_counter()
         (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
         self.save()  # so that --resume works from the start
@@ -690,7 +693,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # That was another target. By the new one it is solved at this step at the earliest.
+            # The run was solved, or not, by another target. By this one it is now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -958,32 +961,42 @@ def load_checkpoint(folder: str | Path) -> dict:
     return checkpoint
 
 
+NO_NONE = (tyro.conf.DisallowNone,)  # "--resume None" names a folder
+
+
 def parse_args() -> Args:
-    """Read the command line. With --resume, that run's arguments stand in for the defaults."""
-    no_none = (tyro.conf.DisallowNone,)  # "--resume None" is a folder of that name
-    args = tyro.cli(Args, config=no_none)
+    """Read the command line."""
+    args = tyro.cli(Args, config=NO_NONE)
     if "" in (args.resume, args.run_dir, args.evaluate):
         fail("--resume, --run-dir and --evaluate need the name of a folder")
     if args.evaluate is not None:
-        if args.resume is not None or args.run_dir is not None:
-            fail("--evaluate trains nothing: leave --resume and --run-dir out")
-        with errors_of(f"--evaluate {args.evaluate}"):
-            saved = torch.load(Path(args.evaluate, "policy.pt"), "cpu", weights_only=True)
-            default = Args(env_id=saved["env_id"])
-        # Read the command line again, with that policy's environment in place of the default.
-        args = tyro.cli(Args, default=default, config=no_none)
-        check_numbers(args)
-        return args
+        return parse_args_to_evaluate(args)
     if args.render is not None:
         fail("--render goes with --evaluate")
-    if args.resume is None:
-        return args
+    if args.resume is not None:
+        return parse_args_to_resume(args)
+    return args
+
+
+def parse_args_to_evaluate(args: Args) -> Args:
+    """Read the command line again, with the saved policy's environment as the default."""
+    if args.resume is not None or args.run_dir is not None:
+        fail("--evaluate trains nothing: leave --resume and --run-dir out")
+    with errors_of(f"--evaluate {args.evaluate}"):
+        saved = torch.load(Path(args.evaluate, "policy.pt"), "cpu", weights_only=True)
+        default = Args(env_id=saved["env_id"])
+    args = tyro.cli(Args, default=default, config=NO_NONE)
+    check_numbers(args)
+    return args
+
+
+def parse_args_to_resume(args: Args) -> Args:
+    """Read the command line again, with the arguments of the run to resume as the defaults."""
     if args.run_dir is not None:
         fail(f"--resume {args.resume} goes on in its own folder: leave --run-dir out")
     saved_args = Args(**load_checkpoint(args.resume)["args"])
     saved_args.resume = args.resume
-    # Read the command line again, with that run's arguments in place of the defaults.
-    args = tyro.cli(Args, default=saved_args, config=no_none)
+    args = tyro.cli(Args, default=saved_args, config=NO_NONE)
     for name in FIXED:
         value = getattr(args, name)
         saved_value = getattr(saved_args, name)
@@ -1014,7 +1027,7 @@ def check(args: Args) -> None:
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 2)  # two show whether all have the same spaces
+        envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     # A vector version of the environment's own gets no limit from make_envs.
