@@ -251,8 +251,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
-            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
+            # The Gumbel-max trick, quicker than torch's Categorical. argmax_a(z_a + g_a) is a sample
+            # of softmax(z), if g is Gumbel noise: minus the log of an exponential variable.
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
@@ -319,8 +319,8 @@ def policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
     """The clipped surrogate, negated, of a minibatch (B,); Schulman et al. 2017, eq. 7.
 
     Where Â > 0, raising the ratio beyond 1 + ε gains nothing; where Â < 0, lowering it below 1 − ε
-    gains nothing. There the gradient is 0. A ratio that has moved the wrong way keeps its gradient,
-    as the minimum is then the unclipped term: so a mistake is undone.
+    gains nothing. There the gradient is 0. A ratio that has moved the other way keeps its gradient,
+    however far it is, since the unclipped term is then the smaller one. So a mistake is undone.
     """
     clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
     return -torch.min(ratio * advantage, clipped_ratio * advantage).mean()  # [clip]
@@ -342,7 +342,7 @@ def clipped_value_loss(
 
 @torch.no_grad()
 def approx_kl(log_ratio: Tensor) -> Tensor:
-    """Estimate KL(π_θk ‖ π_θ) = E[−log ρ], in nats, from log ρ_t (B,) of actions of π_θk.
+    """Estimate KL(π_θk ‖ π_θ) = E[−log ρ], in nats, from log ρ_t (n,) of actions of π_θk.
 
     A term −log ρ can be negative. Adding ρ − 1, whose mean under π_θk is 0, makes every term ≥ 0.
     """
@@ -445,9 +445,9 @@ class Collector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
-    at every tensor[valid], in RunningStats.update, in the test of --target-kl and in run.log. It
-    never waits in a minibatch.
+    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
+    every tensor[valid], whose size it has to know, in RunningStats.update, in the test of --target-
+    kl and in run.log. It never waits in a minibatch.
     """
     check(args)
     device = set_up(args)

@@ -248,8 +248,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # The Gumbel-max trick, quicker than torch's Categorical: with logits z and noise
-            # g_a = −log E_a, E_a ~ Exponential(1), argmax_a(z_a + g_a) is a sample of softmax(z).
+            # The Gumbel-max trick, quicker than torch's Categorical. argmax_a(z_a + g_a) is a sample
+            # of softmax(z), if g is Gumbel noise: minus the log of an exponential variable.
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
@@ -466,9 +466,9 @@ class Collector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and a few times an iteration:
-    at every tensor[valid], in RunningStats.update, for the KL of step 4 and in run.log. It never
-    waits in a minibatch.
+    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
+    every tensor[valid], whose size it has to know, in RunningStats.update, for the KL of step 4 and
+    in run.log. It never waits in a minibatch.
     """
     check(args)
     device = set_up(args)
