@@ -218,8 +218,8 @@ class Agent(nn.Module):
     def sample(self, out: Tensor) -> Tensor:
         """Draw a ~ π_θ(·|s), (...) or (..., act_dim), from the actor's outputs."""
         if self.discrete:
-            # The Gumbel-max trick, quicker than torch's Categorical. argmax_a(z_a + g_a) is a sample
-            # of softmax(z), if g is Gumbel noise: minus the log of an exponential variable.
+            # The Gumbel-max trick, quicker than torch's Categorical: argmax_a(z_a + g_a) samples
+            # softmax(z), if g is Gumbel noise: minus the log of an exponential variable.
             gumbel = -torch.empty_like(out).exponential_().log()
             return (out + gumbel).argmax(-1)
         return out + self.log_std.exp() * torch.randn_like(out)
