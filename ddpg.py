@@ -270,7 +270,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.capacity = capacity
-        self.added = 0  # transitions ever added, those overwritten since included
+        self.added = 0  # transitions added; those overwritten since count, too
         self.obs = torch.empty(capacity, obs_dim, device=device)
         self.action = torch.empty(capacity, act_dim, device=device)
         self.reward = torch.empty(capacity, device=device)
@@ -350,7 +350,7 @@ class Stepper:
         that ended.
         """
         next_obs, reward, terminated, truncated, _ = self.envs.step(env_action)
-        valid = np.flatnonzero(~self.done)
+        valid = np.flatnonzero(~self.done)  # numbers of the environments that do more than reset
         next_obs = self.to_tensor(next_obs)
         batch = Batch(
             self.obs[valid],
@@ -372,15 +372,15 @@ class Stepper:
 
 
 def updates_due(step: int, args: Args) -> int:
-    """The number of updates that belong to this many environment steps."""
+    """The number of updates that belong to this many environment steps, rounded up."""
     return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
 
 
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU at every environment step, in to_env, and in run.log; never in an
-    update.
+    The program waits for the GPU where actions and observations change machines, in step 2, and in
+    run.log. An update never waits.
     """
     check(args)
     device = set_up(args)
@@ -845,7 +845,7 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
+        """Write checkpoint.pt. Weights or data that are not finite stop the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():

@@ -902,7 +902,7 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
+        """Write checkpoint.pt. Weights or data that are not finite stop the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():

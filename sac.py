@@ -116,9 +116,9 @@ class Args:
     tau: float = 0.005
     """share by which the targets move towards the networks, τ"""
     target_network_frequency: int = 1
-    """updates of the critics to one of their targets"""
+    """updates of the critics to one of the target networks"""
     policy_frequency: int = 1
-    """updates of the critics to one of the actor"""
+    """updates of the critics to one of the actor and of the temperature"""
     autotune: bool = True
     """tune the temperature α, from 1, towards an entropy of −act_dim nats"""
     alpha: float = 0.2
@@ -221,7 +221,7 @@ class Agent(nn.Module):
         super().__init__()
         obs_dim = observation_space.shape[0]
         act_dim = action_space.shape[0]
-        self.actor = relu_mlp(obs_dim, 2 * act_dim)  # μ and log σ of π_θ, before its tanh
+        self.actor = relu_mlp(obs_dim, 2 * act_dim)  # μ and an unbounded log σ
         self.q1 = Critic(obs_dim, act_dim)  # Q_φ₁
         self.q2 = Critic(obs_dim, act_dim)  # Q_φ₂
         self.obs_stats = DataStats(obs_dim)
@@ -312,7 +312,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.capacity = capacity
-        self.added = 0  # transitions ever added, those overwritten since included
+        self.added = 0  # transitions added; those overwritten since count, too
         self.obs = torch.empty(capacity, obs_dim, device=device)
         self.action = torch.empty(capacity, act_dim, device=device)
         self.reward = torch.empty(capacity, device=device)
@@ -392,7 +392,7 @@ class Stepper:
         that ended.
         """
         next_obs, reward, terminated, truncated, _ = self.envs.step(env_action)
-        valid = np.flatnonzero(~self.done)
+        valid = np.flatnonzero(~self.done)  # numbers of the environments that do more than reset
         next_obs = self.to_tensor(next_obs)
         batch = Batch(
             self.obs[valid],
@@ -414,15 +414,15 @@ class Stepper:
 
 
 def updates_due(step: int, args: Args) -> int:
-    """The number of updates that belong to this many environment steps."""
+    """The number of updates that belong to this many environment steps, rounded up."""
     return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
 
 
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU at every environment step, in to_env, and in run.log; never in an
-    update.
+    The program waits for the GPU where actions and observations change machines, in step 2, and in
+    run.log. An update never waits.
     """
     check(args)
     device = set_up(args)
@@ -461,13 +461,13 @@ def train(args: Args) -> None:
     actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # --resume may have brought another
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     alpha_optimizer.param_groups[0]["lr"] = args.q_lr
-    if not args.autotune:  # nor need α be the same
+    if not args.autotune:  # nor is α that of the checkpoint
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
     updates = updates_due(step, args)  # done so far: none, or those of the resumed run
     # The observation statistics are due when the random steps end, then every 1,000 steps.
-    fitted_to = int(agent.obs_stats.count)  # how many observations; 0 in a new run
-    stats_at = fitted_to + 1000 if fitted_to else args.learning_starts
+    num_fitted = int(agent.obs_stats.count)  # 0 in a new run
+    stats_at = num_fitted + 1000 if num_fitted else args.learning_starts
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
     while not run.finished():
@@ -497,7 +497,7 @@ def train(args: Args) -> None:
                 next_x = agent.normalize(batch.next_obs)
 
                 with torch.no_grad():
-                    alpha = temperature()
+                    alpha = temperature()  # a constant in every loss but its own
                     next_action, next_log_prob = agent.sample(next_x)
                     next_q1 = target_q1(next_x, next_action)  # (B,)
                     next_q2 = target_q2(next_x, next_action)
@@ -514,8 +514,10 @@ def train(args: Args) -> None:
                 run.metric("losses/qf_values", (q1.mean() + q2.mean()) / 2)
 
                 if updates % args.policy_frequency == 0:
-                    action, log_prob = agent.sample(x)
-                    value = soft_value(agent.q1(x, action), agent.q2(x, action), alpha, log_prob)
+                    new_action, log_prob = agent.sample(x)  # differentiable, unlike batch.action
+                    new_q1 = agent.q1(x, new_action)  # (B,)
+                    new_q2 = agent.q2(x, new_action)
+                    value = soft_value(new_q1, new_q2, alpha, log_prob)
                     pi_loss = -value.mean()  # [soft-improvement] E[ α log π_θ(a|s) − Q(s, a) ]
                     actor_optimizer.zero_grad()
                     # The gradient flows through Q, but only the actor's parameters keep it.
@@ -900,7 +902,7 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. A part with a number that is not finite stops the run instead."""
+        """Write checkpoint.pt. Weights or data that are not finite stop the run instead."""
         self.writer.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         for name, part_state in state.items():
