@@ -34,7 +34,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by the running deviation of its sum u_t (see Rollout)
+    r_t     reward      (T, N)  divided by the deviation of the sum u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   c₁ vf_coef   c₂ ent_coef
 
@@ -216,8 +216,8 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
-        # SiLU units learn faster, but are not bounded: a critic of them runs away in states that
-        # were rarely seen, and the actor with it. So the critic has tanh units.
+        # SiLU units learn faster, but are not bounded. With them the critic's values grow without
+        # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
@@ -230,7 +230,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets: of scaled rewards, or raw ones."""
+        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -315,7 +315,7 @@ class Rollout:
     """T steps in each of N environments, as tensors on the agent's device."""
 
     obs: Tensor  # (T+1, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: what to_env makes of it is not kept
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N)
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
@@ -352,8 +352,8 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, num_steps: int) -> Rollout:
-        """Run T = num_steps steps. Only actions are computed here. What else train needs of the
-        networks, it computes later, for all steps at once.
+        """Run T = num_steps steps. Only actions are computed here: `train` computes values
+        and log-probabilities later, for all steps at once.
         """
         shape = (num_steps, self.envs.num_envs)
         obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
@@ -406,8 +406,10 @@ class Collector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
-    every tensor[valid], whose size it has to know, in RunningStats.update and in run.log.
+    The CPU waits for the GPU
+    - in every environment step: in to_env;
+    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update and
+      in run.log.
     """
     check(args)
     device = set_up(args)
@@ -439,7 +441,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # updated at once, as the policy never sees rewards
+        # The statistics of rewards are updated before use, unlike those of observations (see 4.).
+        if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
@@ -483,7 +486,7 @@ def train(args: Args) -> None:
         run.metric("charts/learning_rate", lr)
         run.log(int(valid.sum()), rollout.episodes)
 
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -533,7 +536,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -555,7 +558,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -724,7 +727,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -746,7 +749,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1061,7 +1064,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1143,7 +1146,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -27,11 +27,13 @@ Algorithm   repeat until the budget of labels is spent
     1. β ← 1 in the first iteration, then as --beta-schedule says; always 1 with --bc-only
     2. run T steps in N environments: at each step of each of them the expert acts with
        probability β, else the learner
-    3. label every state in which one acted with the expert's action, whoever it was; add to D
+    3. ask the expert for its action in each of these states, whoever acted there; add the states
+       with these labels to D
     4. repeat K times: θ ← one Adam step on L of a minibatch of D
     5. log
 
-Symbols     N environments, T steps; M of the T·N steps are valid, the others only reset
+Symbols     N environments, T steps. gymnasium spends the step after an episode's end on the reset.
+            No state is labelled in that step: M of the T·N steps are valid.
     s_t     obs         (M, obs_dim)      x  (B, obs_dim)  normalised, of a minibatch of B
     a*_t    label       (M,) or (M, act_dim)  the expert's action, as the environment takes it
     D       dataset     one state and label for each valid step so far
@@ -108,7 +110,7 @@ class Args:
     batch_size: int = 256
     """labels in a minibatch, B"""
     beta_schedule: Literal["first", "linear", "exponential"] = "first"
-    """β, from 1: 0 after the first iteration, or falling linearly to 0 or exponentially to 0.01"""
+    """β after the first iteration: 0, falling linearly to 0, or falling exponentially to 0.01"""
     bc_only: bool = False
     """behavioural cloning: the expert always acts"""
     dataset: str | None = None
@@ -241,7 +243,7 @@ class Agent(nn.Module):
         """The inverse of to_env: count from 0, or in units in which the bounds are [−1, 1]."""
         if self.discrete:
             return label - self.low
-        width = (self.high - self.low).clamp(min=1e-30)  # 0 where there is but one action
+        width = (self.high - self.low).clamp(min=1e-30)  # not 0, even where low = high
         return (label - self.low) / width * 2 - 1
 
 
@@ -272,7 +274,7 @@ def expert_share(schedule: str, progress: float) -> float:
 
 
 def balance(obs: np.ndarray) -> np.ndarray:
-    """CartPole-v1: push to the side to which the pole leans and falls, and a little the cart's."""
+    """CartPole-v1: push to where the pole leans and falls; position and velocity count a little."""
     weights = [0.05, 0.1, 1.0, 0.3]  # of position, velocity, angle, angular velocity
     return (obs @ weights > 0).astype(np.int64)
 
@@ -319,7 +321,7 @@ class LabelCollector:
     def collect(self, num_steps: int, beta: float) -> Labelled:
         """Run T = num_steps steps; β is the probability that the expert acts.
 
-        Where all T are resets, which can be if T = 1, run on until one is valid.
+        If T = 1, all environments may be resetting at once. Then run on until one step is valid.
         """
         observations = []
         labels = []
@@ -371,8 +373,8 @@ class Dataset:
 def train(args: Args) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU at every environment step, in agent.act, and in run.log, but not
-    in an update.
+    The CPU waits for the GPU at every environment step, in agent.act, and in run.log, but not in an
+    update.
     """
     check(args)
     device = set_up(args)
@@ -390,13 +392,13 @@ def train(args: Args) -> None:
     if args.dataset and not args.resume:
         loaded, _ = load_dataset(args)
         dataset.add(loaded["obs"], loaded["label"])
-    # With --resume, Run restores these parts. The step is part of the seed, so that a
-    # resumed run does not begin with the episodes of the first one.
+    # With --resume, Run restores these parts.
     parts = {"agent": agent, "optimizer": optimizer, "dataset": dataset}
     run = Run(args, envs, device, **parts)
     expert, _ = load_expert(args)
     eval_envs = make_envs(args.env_id, args.eval_episodes)
     expert_returns, _ = evaluate(expert, eval_envs, derive_seed(args.seed, EVALUATION))
+    # The step is in the seed, so that a resumed run does not repeat the first one's episodes.
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = LabelCollector(envs, agent, expert, env_seed)
 
@@ -436,7 +438,7 @@ def train(args: Args) -> None:
             run.metric("losses/imitation_loss", loss)
             run.metric("losses/disagreement", disagreement(agent, out, label))
 
-        # 5. Log; save when it is time.
+        # 5. Count the labels, log; save when it is time.
         run.metric("charts/learning_rate", lr)
         run.metric("charts/beta", beta)
         run.metric("charts/labels", len(dataset.obs))
@@ -444,7 +446,7 @@ def train(args: Args) -> None:
         run.log(len(new.obs), new.episodes)
 
     save_dataset(dataset, args, run.dir / "dataset.npz")
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -589,7 +591,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -611,7 +613,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -780,7 +782,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -802,7 +804,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1117,7 +1119,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1199,7 +1201,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -37,7 +37,7 @@ Symbols     of one process. T steps, N environments, which is num_envs divided b
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by the running deviation of its sum u_t (see Rollout)
+    r_t     reward      (T, N)  divided by the deviation of the sum u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
     γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
@@ -190,16 +190,16 @@ def gather_objects(mine) -> list:
     return everyone
 
 
-def average_gradients(agent: nn.Module, num_steps: int) -> None:
-    """Replace this process's gradients by those of the mean over the minibatches of all processes.
+def average_gradients(agent: nn.Module, minibatch_size: int) -> None:
+    """Replace each process's gradient g_p by Σ_p B_p g_p / Σ_p B_p, the same on all of them.
 
-    `num_steps` is the size of this process's minibatch, which gives its gradient the weight.
+    B_p is the process's `minibatch_size`. The result is the gradient of all minibatches as one.
     """
     grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
-    flat = [grad.flatten() for grad in grads]
-    flat.append(torch.ones(1, device=flat[0].device))
-    total = sum_over_processes(num_steps * torch.cat(flat))  # the last entry is the sum of weights
-    nn.utils.vector_to_parameters(total[:-1] / total[-1], grads)
+    weighted = minibatch_size * torch.cat([grad.flatten() for grad in grads])
+    size = weighted.new_tensor([minibatch_size])
+    total = sum_over_processes(torch.cat([weighted, size]))  # both sums in one message
+    nn.utils.vector_to_parameters(total[:-1] / total[-1], grads)  # writes into the gradients
 
 
 class RunningStats(nn.Module):
@@ -268,8 +268,8 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
-        # SiLU units learn faster, but are not bounded: a critic of them runs away in states that
-        # were rarely seen, and the actor with it. So the critic has tanh units.
+        # SiLU units learn faster, but are not bounded. With them the critic's values grow without
+        # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
@@ -282,7 +282,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets: of scaled rewards, or raw ones."""
+        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -391,7 +391,7 @@ class Rollout:
     """T steps in each of N environments, as tensors on the agent's device."""
 
     obs: Tensor  # (T+1, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: what to_env makes of it is not kept
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N)
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
@@ -428,8 +428,8 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, num_steps: int) -> Rollout:
-        """Run T = num_steps steps. Only actions are computed here. What else train needs of the
-        networks, it computes later, for all steps at once.
+        """Run T = num_steps steps. Only actions are computed here: `train` computes values
+        and log-probabilities later, for all steps at once.
         """
         shape = (num_steps, self.envs.num_envs)
         obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
@@ -482,9 +482,11 @@ class Collector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
-    every tensor[valid], whose size it has to know, in the test of --target-kl and in run.log. The
-    processes wait for each other in every minibatch.
+    The CPU waits for the GPU
+    - in every environment step: in to_env;
+    - in every iteration: in tensor[valid], whose size it must know, in the test of --target-kl
+      and in run.log.
+    The processes wait for each other in every minibatch.
     """
     check(args)
     device = set_up(args)
@@ -499,7 +501,8 @@ def train(args: Args) -> None:
     if args.compile:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # Every process has a Run, to count alike. What it writes is kept in the first process alone.
+    # Every process has a Run: each needs the counts and the checkpoint. That of any process but the
+    # first writes to a temporary folder, which is deleted at the end, and prints nothing.
     if RANK > 0:
         args = in_a_folder_to_throw_away(args)
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)  # --resume restores both
@@ -523,7 +526,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # updated at once, as the policy never sees rewards
+        # The statistics of rewards are updated before use, unlike those of observations (see 4.).
+        if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
@@ -584,6 +588,7 @@ def train(args: Args) -> None:
             if args.target_kl is not None:
                 with torch.no_grad():
                     log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
+                # The mean over processes is the same on all, so all end the update together.
                 kl = sum_over_processes(approx_kl(log_prob - batch_old_log_prob)) / WORLD_SIZE
                 if kl > args.target_kl:
                     break
@@ -597,18 +602,18 @@ def train(args: Args) -> None:
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
         run.metric("charts/learning_rate", lr)
-        # All processes count the same steps and episodes. The losses in the log are the first's.
-        num_steps = sum(gather_objects(int(valid.sum())))
+        # Each process counts the steps and episodes of all. The losses in the log are the first's.
+        new_steps = sum(gather_objects(int(valid.sum())))
         episodes = sum(gather_objects(rollout.episodes), [])
-        run.log(num_steps, episodes)
-        # They end together: at the budget, or when one of them has got a signal.
+        run.log(new_steps, episodes)
+        # All reach the budget at once, but a signal may come to one alone: then all end, too.
         running = not any(gather_objects(run.finished()))
-        if not running:  # the first process wants to know which signal it was
+        if not running:  # interrupted_by is the signal's number, or 0; the first exits with it
             run.interrupted_by = max(gather_objects(run.interrupted_by))
 
     distributed.destroy_process_group()  # the others need not wait for the evaluation
     if RANK == 0:
-        run.finish(export(agent))
+        run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -699,7 +704,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -721,7 +726,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -890,7 +895,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -912,7 +917,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1227,7 +1232,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1309,7 +1314,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

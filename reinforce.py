@@ -20,9 +20,10 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N 
     ∇J(θ) ≈ (1/N) Σ_n Σ_t ∇ log π_θ(a_t|s_t) W_t
 
     W_t is the reward-to-go G_t = r_t + γ r_{t+1} + …, or with --no-reward-to-go the return of the
-    whole episode, R(τ) = G_0. With γ = 1 both have the same expectation, as an action cannot change
-    the rewards before it. Those only add noise, so the reward-to-go is the default. With γ < 1
-    late rewards count less. That lowers the noise, but biases the estimate, as J does not discount.
+    whole episode, R(τ) = G_0. With γ = 1 both choices estimate the same gradient, as an action
+    cannot change the rewards before it: these only add noise. So the reward-to-go is the default.
+    With γ < 1 late rewards count less. That lowers the noise, but biases the estimate, as J does
+    not discount. (The gradient of a discounted J would have γ^t G_t in place of G_t.)
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for one episode in each of N parallel environments
@@ -39,7 +40,6 @@ Symbols     N episodes; T steps in the longest
     G_t     to_go       (T, N)      W_t  weight  (T, N)      γ gamma   N num_envs
 
 A time limit ends an episode as a termination does: the objective is the return within the limit.
-A discounted J would have γ^t ∇ log π G_t in its gradient; practice leaves that γ^t out.
 
 Run         python reinforce.py --env-id CartPole-v1
             python reinforce.py --no-reward-to-go
@@ -272,8 +272,8 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
 
-    A sum over an episode's steps, as log p(τ) is one; then the mean over episodes, which estimates
-    E_τ. Dividing by each episode's length would give the steps of short ones more weight.
+    A sum over an episode's steps, because log p(τ) is a sum; then the mean over episodes, which
+    estimates E_τ. Dividing by each episode's length would give the steps of short ones more weight.
     """
     # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
     return -(log_prob * weight * valid).sum(0).mean()
@@ -287,7 +287,7 @@ class Episodes:
     """
 
     obs: Tensor  # (T, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: the log-probability is of this one
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N), 0 where not valid
     valid: Tensor  # (T, N)
 
@@ -339,8 +339,10 @@ class EpisodeCollector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
-    every tensor[valid], whose size it has to know, in RunningStats.update and in run.log.
+    The CPU waits for the GPU
+    - in every environment step: in to_env;
+    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update and
+      in run.log.
     """
     check(args)
     device = set_up(args)
@@ -395,7 +397,7 @@ def train(args: Args) -> None:
         lengths = valid.sum(0).tolist()
         run.log(num_steps=sum(lengths), episodes=list(zip(returns, lengths)))
 
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -444,7 +446,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -466,7 +468,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -635,7 +637,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -657,7 +659,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -972,7 +974,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1054,7 +1056,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -21,7 +21,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N 
 
     G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, or its time limit.
     γ < 1 lowers the noise, but biases the estimate, as J does not discount. b is, with --baseline
-        value   V_φ(s_t), fitted to the G_t of earlier iterations by least squares
+        value   V_φ(s_t), fitted to the G_t of earlier iterations (over their deviation)
         mean    the mean of G_t over the other episodes that still run at step t
         none    0: then this is reinforce.py
     With --no-reward-to-go each action of an episode is weighed by Â_0 = G_0 − b(s_0).
@@ -43,8 +43,8 @@ Symbols     N episodes; T steps in the longest; M of the T·N steps are before t
 
 New after reinforce.py: an action is credited with what it brought beyond what was to be expected.
 That lowers the gradient's variance. Its expectation stays, as E_a[ ∇ log π_θ(a|s) b(s) ] = 0 for
-any b that does not depend on the action taken. The episode's own G_t does. So V_φ is fitted to it
-only after the policy's step, and the mean leaves it out.
+any b that does not depend on the action taken. An episode's own G_t depends on it, so b must not
+contain that: V_φ is fitted to it only after the policy's step, and the mean leaves it out.
 
 Run         python reinforce_baseline.py --env-id CartPole-v1
 Lectures    L1, "Baseline"; L3, "Vanilla policy gradient"; L4; L5, pages 29 to 35
@@ -110,7 +110,7 @@ class Args:
     value_epochs: int = 5
     """passes over an iteration's steps that refit the value, K"""
     batch_size: int = 512
-    """least size of a minibatch of these passes, B; fewer steps than that are one minibatch"""
+    """about the size of a minibatch of these passes, B: steps are divided into equal minibatches"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
 
@@ -215,8 +215,8 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
-        # SiLU units learn faster, but are not bounded: a critic of them runs away in states that
-        # were rarely seen, and the actor with it. So the critic has tanh units.
+        # SiLU units learn faster, but are not bounded. With them the critic's values grow without
+        # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
@@ -229,7 +229,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets: of scaled rewards, or raw ones."""
+        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -300,8 +300,8 @@ def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
 
-    A sum over an episode's steps, as log p(τ) is one; then the mean over episodes, which estimates
-    E_τ. Dividing by each episode's length would give the steps of short ones more weight.
+    A sum over an episode's steps, because log p(τ) is a sum; then the mean over episodes, which
+    estimates E_τ. Dividing by each episode's length would give the steps of short ones more weight.
     """
     # [score-function] (1/N) Σ_n Σ_t log π_θ(a_t|s_t) W_t
     return -(log_prob * weight * valid).sum(0).mean()
@@ -315,7 +315,7 @@ class Episodes:
     """
 
     obs: Tensor  # (T, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: the log-probability is of this one
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N), 0 where not valid
     valid: Tensor  # (T, N)
 
@@ -367,8 +367,10 @@ class EpisodeCollector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
-    every tensor[valid], whose size it has to know, in RunningStats.update and in run.log.
+    The CPU waits for the GPU
+    - in every environment step: in to_env;
+    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update and
+      in run.log.
     """
     check(args)
     device = set_up(args)
@@ -402,7 +404,8 @@ def train(args: Args) -> None:
         # 2. Weigh each action by how much more it brought than was to be expected.
         to_go = reward_to_go(episodes.reward, args.gamma)  # (T, N)
         if args.baseline == "value":
-            with torch.no_grad():  # the critic is fitted to G_t over its deviation, see step 4
+            with torch.no_grad():
+                # The critic is fitted to G_t divided by its deviation, see step 4.
                 baseline = agent.value(x) * agent.return_stats.std
         elif args.baseline == "mean":
             baseline = mean_baseline(to_go, valid)
@@ -412,7 +415,7 @@ def train(args: Args) -> None:
         if args.reward_to_go:
             weight = advantage
         else:
-            weight = advantage[:1].expand_as(advantage)  # R(τ) − b(s_0) at every step
+            weight = advantage[:1].expand_as(advantage)  # Â_0 = G_0 − b(s_0) at every step
 
         # 3. One gradient step.
         log_prob, entropy = agent.log_prob_and_entropy(agent.actor(x), episodes.action)  # (T, N)
@@ -443,8 +446,8 @@ def train(args: Args) -> None:
             explained_variance = 1 - unexplained / (to_go[valid].var(correction=0) + 1e-8)
             run.metric("losses/explained_variance", explained_variance)
 
-        # 5. Update the observation statistics; log; save when it is time. They change only now, as
-        # the x above must be those from which the actions were sampled.
+        # 5. Update the observation statistics; log; save when it is time. The statistics change
+        # only now, as the x above must be those from which the actions were sampled.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
@@ -452,7 +455,7 @@ def train(args: Args) -> None:
         lengths = valid.sum(0).tolist()
         run.log(num_steps=sum(lengths), episodes=list(zip(returns, lengths)))
 
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -502,7 +505,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -524,7 +527,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -693,7 +696,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -715,7 +718,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1030,7 +1033,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1112,7 +1115,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

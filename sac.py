@@ -29,7 +29,7 @@ Algorithm   repeat until the budget of environment steps is spent
            y ← r + γ (1 − terminated) V̄(s')
            φᵢ ← one Adam step on the mean of (Q_φᵢ(s, a) − y)², i = 1, 2
            θ ← one Adam step on α log π_θ(a|s) − minᵢ Q_φᵢ(s, a), with a = tanh(μ + σ ε)
-           α ← one Adam step towards an entropy of −act_dim (a density's can be negative)
+           α ← one Adam step towards an entropy of −act_dim (of a density: it can be negative)
            φ̄ᵢ ← φ̄ᵢ + τ (φᵢ − φ̄ᵢ)
     4. log every 100 steps
 
@@ -116,9 +116,9 @@ class Args:
     tau: float = 0.005
     """share by which the targets move towards the networks, τ"""
     target_network_frequency: int = 1
-    """updates of the critics to one of the target networks"""
+    """the target networks are updated once in so many updates of the critics"""
     policy_frequency: int = 1
-    """updates of the critics to one of the actor and of the temperature"""
+    """the actor and the temperature are updated once in so many updates of the critics"""
     autotune: bool = True
     """tune the temperature α, from 1, towards an entropy of −act_dim nats"""
     alpha: float = 0.2
@@ -280,7 +280,7 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: flo
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of Q_φ(s, a), (B,)."""
+    """Mean of (q − target)² over the minibatch; q = Q_φ(s, a) and target are (B,)."""
     return (q - target).square().mean()
 
 
@@ -312,7 +312,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.capacity = capacity
-        self.added = 0  # transitions added; those overwritten since count, too
+        self.added = 0  # transitions ever added, including those overwritten since
         self.obs = torch.empty(capacity, obs_dim, device=device)
         self.action = torch.empty(capacity, act_dim, device=device)
         self.reward = torch.empty(capacity, device=device)
@@ -414,15 +414,15 @@ class Stepper:
 
 
 def updates_due(step: int, args: Args) -> int:
-    """The number of updates that belong to this many environment steps, rounded up."""
+    """How many updates belong to the first `step` environment steps, in all, rounded up."""
     return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
 
 
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU where actions and observations change machines, in step 2, and in
-    run.log. An update never waits.
+    The CPU waits for the GPU in two places: in step 2, where actions and observations are copied
+    between them, and in run.log. An update never waits.
     """
     check(args)
     device = set_up(args)
@@ -458,14 +458,15 @@ def train(args: Args) -> None:
         alpha_optimizer=alpha_optimizer,
         buffer=buffer,
     )
-    actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # --resume may have brought another
+    actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # not the checkpoint's
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     alpha_optimizer.param_groups[0]["lr"] = args.q_lr
-    if not args.autotune:  # nor is α that of the checkpoint
+    if not args.autotune:  # then α is --alpha, not the checkpoint's
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
     updates = updates_due(step, args)  # done so far: none, or those of the resumed run
-    # The observation statistics are due when the random steps end, then every 1,000 steps.
+    # The observation statistics are fitted when the random steps end, then every 1,000 steps. A
+    # resumed run takes the number of observations in the last fit for the step of that fit.
     num_fitted = int(agent.obs_stats.count)  # 0 in a new run
     stats_at = num_fitted + 1000 if num_fitted else args.learning_starts
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
@@ -538,9 +539,10 @@ def train(args: Args) -> None:
                 updates += 1
 
         # 4. Log; save when it is time.
-        run.log(step - run.count.global_step, episodes)
+        new_steps = step - run.count.global_step
+        run.log(new_steps, episodes)  # adds them to global_step
 
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -633,7 +635,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -655,7 +657,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -824,7 +826,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -846,7 +848,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1161,7 +1163,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1243,7 +1245,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

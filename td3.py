@@ -17,8 +17,8 @@ project's LECTURES.md lists all tags.
 
 Objective   J(θ) = E[ Σ_t r_t ]  [objective], raised along the gradient of Q_φ₁(s, π_θ(s)), as in
     ddpg.py. The actor seeks out the actions that the critic overrates, and the target repeats the
-    error: Q comes out too large. Against that the target takes the smaller of two critics. Two
-    further changes keep the critics' errors small: they are what else is new here.
+    error: Q comes out too large. Against that the target takes the smaller of two critics. Noise on
+    the target's action and a delayed actor keep the critics' errors small.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. act: a ← π_θ(s) + σ ε, ε ~ N(0, 1), within the bounds; at random for the first steps
@@ -42,8 +42,8 @@ Symbols     B transitions in a minibatch
     γ gamma   τ tau   σ exploration_noise   σ' policy_noise   c noise_clip
 
 New after ddpg.py: twin critics, the smaller of which counts; noise on the target's action, so that
-no narrow peak of Q is believed; and actor and targets that move less often than the critics, whose
-errors have time to shrink. Unlike the paper's, observations are normalised, as in ddpg.py.
+no narrow peak of Q is believed, but clipped, so that the action stays near the policy's; actor and
+targets that move less often, so that the critics' errors can shrink in between.
 
 Run         python td3.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L4, "DDPG" and what follows; L5, pages 52 to 59
@@ -118,7 +118,7 @@ class Args:
     tau: float = 0.005
     """share by which the targets move towards the networks, τ"""
     policy_frequency: int = 2
-    """updates of the critics to one of the actor and of the target networks"""
+    """the actor and the target networks are updated once in so many updates of the critics"""
     exploration_noise: float = 0.1
     """deviation of the noise on the action, in units in which the bounds are [−1, 1], σ"""
     policy_noise: float = 0.2
@@ -243,7 +243,7 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: flo
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of Q_φ(s, a), (B,)."""
+    """Mean of (q − target)² over the minibatch; q = Q_φ(s, a) and target are (B,)."""
     return (q - target).square().mean()
 
 
@@ -260,8 +260,9 @@ def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float
 
 
 def actor_loss(q: Tensor) -> Tensor:
-    """Minus the mean of Q(s, π_θ(s)), (B,), descended in θ; Silver et al. 2014."""
-    return -q.mean()  # [dpg] −its gradient: the mean of ∇_θ π_θ(s) ∇_a Q(s, a)
+    """Minus the mean of q = Q(s, π_θ(s)), (B,): to minimise over θ. Silver et al. 2014."""
+    # [dpg] its gradient, negated: the mean of ∇_θ π_θ(s) ∇_a Q(s, a), at a = π_θ(s)
+    return -q.mean()
 
 
 @dataclass
@@ -280,7 +281,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.capacity = capacity
-        self.added = 0  # transitions added; those overwritten since count, too
+        self.added = 0  # transitions ever added, including those overwritten since
         self.obs = torch.empty(capacity, obs_dim, device=device)
         self.action = torch.empty(capacity, act_dim, device=device)
         self.reward = torch.empty(capacity, device=device)
@@ -382,15 +383,15 @@ class Stepper:
 
 
 def updates_due(step: int, args: Args) -> int:
-    """The number of updates that belong to this many environment steps, rounded up."""
+    """How many updates belong to the first `step` environment steps, in all, rounded up."""
     return math.ceil(args.updates_per_step * max(step - args.learning_starts, 0))
 
 
 def train(args: Args) -> None:
     """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU where actions and observations change machines, in step 2, and in
-    run.log. An update never waits.
+    The CPU waits for the GPU in two places: in step 2, where actions and observations are copied
+    between them, and in run.log. An update never waits.
     """
     check(args)
     device = set_up(args)
@@ -427,7 +428,7 @@ def train(args: Args) -> None:
         critic_optimizer=critic_optimizer,
         buffer=buffer,
     )
-    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # --resume may have brought another
+    actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # not the checkpoint's
     critic_optimizer.param_groups[0]["lr"] = critic_lr(args)
     step = run.count.global_step
     updates = updates_due(step, args)  # done so far: none, or those of the resumed run
@@ -489,9 +490,10 @@ def train(args: Args) -> None:
                 updates += 1
 
         # 4. Log; save when it is time.
-        run.log(step - run.count.global_step, episodes)
+        new_steps = step - run.count.global_step
+        run.log(new_steps, episodes)  # adds them to global_step
 
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -594,7 +596,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -616,7 +618,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -785,7 +787,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -807,7 +809,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1122,7 +1124,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1204,7 +1206,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

@@ -22,7 +22,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, which θ_k s
 
     Near θ_k, L(θ) − L(θ_k) ≈ g·(θ − θ_k) and the KL ≈ ½ (θ − θ_k)ᵀ H (θ − θ_k), with g = ∇L(θ_k)
     and H the Fisher matrix, the KL's second derivative. The best step is √(2δ / sᵀHs) s with
-    s = H⁻¹ g, the natural gradient. In the code H is H + cg_damping·I, which has an inverse.
+    s = H⁻¹ g, the natural gradient. The code takes H + cg_damping·I for H: that has an inverse.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
@@ -38,13 +38,13 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by the running deviation of its sum u_t (see Rollout)
+    r_t     reward      (T, N)  divided by the deviation of the sum u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     g, s    gradient, direction  (P,)  of all P parameters of the policy
     γ gamma   λ gae_lambda   δ target_kl   K value_epochs
 
-New after a2c.py: the step is measured by how much it changes the policy, not its parameters: δ, in
-nats, is in place of the actor's step size. The advantages' scale does not matter: it cancels.
+New after a2c.py: the step is measured by how much it changes the policy, not its parameters. δ, in
+nats, is in place of the actor's step size.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, second half; L5, pages 49 and 50
@@ -226,8 +226,8 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
-        # SiLU units learn faster, but are not bounded: a critic of them runs away in states that
-        # were rarely seen, and the actor with it. So the critic has tanh units.
+        # SiLU units learn faster, but are not bounded. With them the critic's values grow without
+        # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
         self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
@@ -240,7 +240,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets: of scaled rewards, or raw ones."""
+        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -340,12 +340,13 @@ def gae(
 
 
 def surrogate_gain(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
-    """How much L(θ) = E[ρ_t Â_t] has risen since θ_k, from M steps; at θ_k it is 0.
+    """L(θ) − L(θ_k) = E[(ρ_t − 1) Â_t], from M steps. At θ_k it is 0.
 
     Its gradient at θ_k is the policy gradient.
     """
-    log_ratio = log_prob - old_log_prob  # [surrogate] ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
-    return (log_ratio.expm1() * advantage).mean()  # of ρ_t − 1, with all digits where ρ_t is near 1
+    log_ratio = log_prob - old_log_prob  # [surrogate] log ρ_t, ρ_t = π_θ(a_t|s_t) / π_θk(a_t|s_t)
+    ratio_minus_1 = log_ratio.expm1()  # exp(log_ratio) − 1 would lose digits where ρ_t is near 1
+    return (ratio_minus_1 * advantage).mean()
 
 
 def flat_gradient(scalar: Tensor, parameters: list[Tensor], create_graph: bool = False) -> Tensor:
@@ -383,7 +384,7 @@ def conjugate_gradients(product, b: Tensor, iterations: int) -> Tensor:
     squared_norm = residual @ residual
     for _ in range(iterations):
         a_direction = product(direction)
-        # The tiny number makes 0 of 0 / 0, where the residual is 0.
+        # With 1e-30 the quotients are 0, not NaN, once the residual is 0.
         length = squared_norm / (direction @ a_direction + 1e-30)
         x = x + length * direction
         residual = residual - length * a_direction
@@ -403,7 +404,7 @@ class Rollout:
     """T steps in each of N environments, as tensors on the agent's device."""
 
     obs: Tensor  # (T+1, N, obs_dim)
-    action: Tensor  # (T, N) or (T, N, act_dim), as sampled: what to_env makes of it is not kept
+    action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N)
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
@@ -440,8 +441,8 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, num_steps: int) -> Rollout:
-        """Run T = num_steps steps. Only actions are computed here. What else train needs of the
-        networks, it computes later, for all steps at once.
+        """Run T = num_steps steps. Only actions are computed here: `train` computes values
+        and log-probabilities later, for all steps at once.
         """
         shape = (num_steps, self.envs.num_envs)
         obs = np.zeros((num_steps + 1, *self.obs.shape), dtype=np.float32)
@@ -494,9 +495,10 @@ class Collector:
 def train(args: Args) -> None:
     """Train. The comments 1. to 6. are the steps of the algorithm in the docstring at the top.
 
-    The program waits for the GPU once an environment step, in to_env, and in each iteration: at
-    every tensor[valid], whose size it has to know, once a trial in the line search, in
-    RunningStats.update and in run.log.
+    The CPU waits for the GPU
+    - in every environment step: in to_env;
+    - in every iteration: in tensor[valid], whose size it must know, in each trial of the line
+      search, in RunningStats.update and in run.log.
     """
     check(args)
     device = set_up(args)
@@ -510,7 +512,7 @@ def train(args: Args) -> None:
     # With --resume, Run restores agent and optimizer. The step count is part of the
     # seed, so that a resumed run does not begin with the episodes of the first one.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
-    optimizer.param_groups[0]["lr"] = args.learning_rate  # --resume may have brought another
+    optimizer.param_groups[0]["lr"] = args.learning_rate  # not the checkpoint's
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
@@ -520,7 +522,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        if args.norm_reward:  # updated at once, as the policy never sees rewards
+        # The statistics of rewards are updated before use, unlike those of observations (see 6.).
+        if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
 
@@ -548,11 +551,12 @@ def train(args: Args) -> None:
         kl = agent.kl(old_out, old_log_std, out).mean()
         kl_gradient = flat_gradient(kl, policy_parameters, create_graph=True)
         product = partial(fisher_product, kl_gradient, policy_parameters, args.cg_damping)
-        direction = conjugate_gradients(product, gradient, args.cg_iterations)  # s = H⁻¹ g
+        direction = conjugate_gradients(product, gradient, args.cg_iterations)  # s
         curvature = direction @ product(direction)  # sᵀHs
         step = (2 * args.target_kl / (curvature + 1e-30)).sqrt() * direction  # [natural-gradient]
 
-        # 4. Line search: the longest step, of ever shorter ones, that keeps to the trust region.
+        # 4. Line search: try ever shorter steps, until one keeps to the trust region and raises L.
+        # With --no-line-search the full step is taken, and `accepted` only says if it would pass.
         old_parameters = parameters_to_vector(policy_parameters).detach()
         accepted = False
         for share in 0.8 ** np.arange(11):  # 1, 0.8, 0.64, … 0.11
@@ -565,7 +569,7 @@ def train(args: Args) -> None:
             accepted = bool(kl <= args.target_kl and gain > 0)  # [trust-region]
             if accepted or not args.line_search:
                 break
-        if not accepted and args.line_search:
+        if not accepted and args.line_search:  # back to θ_k
             vector_to_parameters(old_parameters, policy_parameters)
             gain = torch.zeros_like(gain)
             kl = torch.zeros_like(kl)
@@ -586,8 +590,8 @@ def train(args: Args) -> None:
         run.metric("losses/grad_norm", gradient.norm())
 
         # 6. Update the observation statistics, log, and save when it is time. The statistics change
-        # only now, as the x above had to be those that the policy acted on. This moves the policy a
-        # little, too, as in every script; the trust region does not see it.
+        # only now, as the x above had to be those that the policy acted on. New statistics make
+        # other x of the same observations, which moves the policy a little beyond its trust region.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values explain their targets? The error R̂ − V is the advantage.
@@ -596,7 +600,7 @@ def train(args: Args) -> None:
         run.metric("losses/explained_variance", explained_variance)
         run.log(int(valid.sum()), rollout.episodes)
 
-    run.finish(export(agent))
+    run.finish(export(agent))  # saves and evaluates the deterministic policy
 
 
 # ============ the rest is not the algorithm, and can be skipped ============
@@ -655,7 +659,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-# What a seed is for. derive_seed mixes it in, so that training and evaluation have other episodes.
+# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
 EVALUATION = 1
@@ -677,7 +681,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec still says None afterwards. So others can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -846,7 +850,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # The run was solved, or not, by another target. By this one it is now at the earliest.
+            # Forget when another target was reached. This one is reached now at the earliest.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -868,7 +872,7 @@ class Run:
             self.count.solved_at_s = self.count.wall_s
 
     def interrupt(self, number: int, _) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP: end in good order after this iteration, or at a second one."""
+        """Ctrl-C, SIGTERM, SIGHUP: end after this iteration, saved. A second one kills at once."""
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -1183,7 +1187,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # A vector version of the environment's own gets no limit from make_envs.
+    # make_envs sets no limit where an environment has a vector version of its own.
     if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
@@ -1265,7 +1269,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # a script's own exits have another status
+        if not error.code:  # fail() never exits with 0: this was the environment
             sys.exit(f"{SCRIPT}.py: the environment has ended the program")
         raise
 

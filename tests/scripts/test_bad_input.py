@@ -210,7 +210,7 @@ def assert_refused(done, named: str) -> None:
     assert line.startswith(f"{script}: ")
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg", "dagger")
+@pytest.mark.quick_for("ppo_clip", "dagger")
 @pytest.mark.parametrize("script, flags, named", bad_flags())
 def test_bad_flag(script, flags, named, run, tmp_path):
     assert_refused(run(script, *flags), named)
@@ -258,7 +258,7 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.quick_for("ppo_clip")
 def test_run_dirs_that_cannot_be_resumed(script, run, completed_run, tmp_path):
     good = tmp_path / "good"
     completed_run(script, *short_run_flags(script), "--run-dir", "good")

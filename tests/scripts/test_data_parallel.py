@@ -121,6 +121,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_on_the_same_steps(driver, tmp_path):
     """Of the script's losses; the first process has 5 of the 21 steps."""
     done = torchrun(driver(GRADIENTS), cwd=tmp_path)

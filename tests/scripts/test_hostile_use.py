@@ -230,6 +230,7 @@ def test_more_memory_than_there_is(run):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_terminal(tmp_path):
     """The checkpoint is saved, and the exit status is SIGHUP's, though nothing can be printed."""
     import pty

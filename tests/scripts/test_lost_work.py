@@ -233,6 +233,7 @@ class TestResume:
         assert_refused(run("ppo_clip", *flags), "--resume old", "--run-dir")
         assert contents(tmp_path) == before and not (tmp_path / "new").exists()
 
+    @pytest.mark.slow
     def test_a_finished_run_that_goes_on_is_finished_no_more(self, start, completed_run, tmp_path):
         """summary.json would be of another policy."""
         run_dir = tmp_path / "r"

@@ -104,7 +104,8 @@ def test_no_script_imports_another_file_of_ours(script):
         assert not ours & {name.split(".")[0] for name in names}
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.parametrize("script", ["ppo_clip", "ppo_ddp", "sac"])
 def test_a_copied_script_runs_alone(script, run, tmp_path):
     copy = tmp_path / "elsewhere" / "mine.py"
     copy.parent.mkdir()

@@ -56,6 +56,8 @@ LOGGED = {
     "charts/SPS",
     "eval/episodic_return",
 }
+# What is tested with these alone is code of the shared part, which is the same in every script.
+KINDS = ["reinforce", "ppo_clip", "ppo_ddp", "sac", "dagger"]
 
 
 def skip_discrete_off_policy(script: str, env_id: str) -> None:
@@ -77,6 +79,7 @@ def logged_steps(run_dir) -> list[int]:
     return [step for step, _ in scalars(run_dir)["charts/SPS"]]
 
 
+@pytest.mark.quick_for("reinforce", "ppo_clip", "sac", "dagger")
 def test_a_runs_folder(script, run, tmp_path):
     done = run(script, *short_run_flags(script), "--run-dir", "r", fresh=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -148,7 +151,8 @@ def test_a_log_line_has_the_means_of_what_was_collected_since_the_last(
         np.testing.assert_allclose(logged[tag], points, rtol=1e-5, atol=1e-6, err_msg=tag)
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.parametrize("script", KINDS)
 def test_it_starts_without_torch_dynamo(script, run):
     """Its import takes a second, a fifth of a run on CartPole, and only --compile needs it."""
     done = run(script, *short_run_flags(script), PYTHONPROFILEIMPORTTIME="1")
@@ -156,6 +160,7 @@ def test_it_starts_without_torch_dynamo(script, run):
 
 
 @pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.parametrize("script", KINDS)
 def test_the_default_run_dir(script, completed_run, tmp_path):
     completed_run(script, *short_run_flags(script), "--seed", 7, "--no-save-model")
     [run_dir] = (tmp_path / "runs").iterdir()
@@ -163,6 +168,7 @@ def test_the_default_run_dir(script, completed_run, tmp_path):
     assert (run_dir / "summary.json").exists() and not (run_dir / "policy.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_machine_without_git(run, tmp_path):
     done = run("ppo_clip", *short_run_flags("ppo_clip"), "--run-dir", "r", PATH="")
     assert done.returncode == 0, done.stderr
@@ -170,7 +176,7 @@ def test_a_machine_without_git(run, tmp_path):
     assert config["git_commit"] is None
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.quick_for("ppo_clip")
 def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
     logs = []
     weights = []
@@ -213,7 +219,7 @@ def test_killed_and_resumed(script, completed_run, start, tmp_path):
     assert summary(run_dir)["global_step"] >= total + 500
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.quick_for("ppo_clip")
 def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     script, short_run, completed_run, tmp_path
 ):
@@ -244,8 +250,8 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     assert after["count"]["episodes"] > before["count"]["episodes"]
 
 
-@pytest.mark.quick_for("ppo_clip")
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "ppo_ddp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["reinforce", "ppo_clip", "sac", "dagger"])
 def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path):
     """Another random state in the checkpoint, other actions or minibatches after it.
 
@@ -265,7 +271,13 @@ def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path
 
 
 @pytest.mark.quick_for("ppo_clip")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "script, number",
+    [
+        *[(script, signal.SIGINT) for script in SCRIPTS],
+        pytest.param("ppo_clip", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted(script, completed_run, start, tmp_path, number):
     run_dir = tmp_path / "r"
     flags = (*short_run_flags(script), "--total-timesteps", 10_000_000)
@@ -283,7 +295,8 @@ def test_interrupted(script, completed_run, start, tmp_path, number):
     assert summary(run_dir)["global_step"] > step
 
 
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.parametrize("script", KINDS)
 def test_target_return_stops_the_run(script, short_run):
     target = -1e9 if script in OFF_POLICY else 20
     flags = ("--total-timesteps", 1_000_000, "--target-return", target)
@@ -362,6 +375,7 @@ def test_wandb_offline(script, short_run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", ["reinforce", "ppo_clip", "trpo", "td3", "sac", "dagger"])
 def test_compile_changes_nothing_but_the_speed(script, run, short_run, tmp_path):
     env_id = "tiny_envs:IdentityBox-v0"
     total = ("--total-timesteps", 300 if script in OFF_POLICY else 2048)

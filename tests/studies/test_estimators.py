@@ -348,6 +348,7 @@ class TestWeights:
                 assert ours == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_half_trained_is_the_agent_of_a_run_that_was_stopped(monkeypatch):
     monkeypatch.setattr(gradient_estimators, "HALF_WAY", 1)
     agent = gradient_estimators.half_trained(3)

@@ -81,6 +81,7 @@ def mean_and_trace(g, weights=WEIGHTS):
     return mean, ((g - mean[:, None]) ** 2 @ weights).sum()
 
 
+@pytest.mark.slow
 def test_quadratic_variances(quadratic):
     one = by_hand(state=1.0)
     value = one.f @ WEIGHTS
@@ -130,6 +131,7 @@ def test_score_is_that_of_torch_distributions():
     torch.testing.assert_close(our_gradient, their_gradient)
 
 
+@pytest.mark.slow
 def test_means_are_the_soft_objectives_gradient():
     """With the entropy term and networks; the expectation over a by quadrature."""
     torch.manual_seed(3)
