@@ -164,6 +164,7 @@ class TestEpisodeCollector:
         assert checkpoint(run_dir)["last100"] == [3, 10, 43, 50]
 
 
+@pytest.mark.quick_for("ppo_clip")
 @pytest.mark.parametrize("module", modules_defining("make_envs"))
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
 def test_gymnasium_keeps_the_contract_of_next_step(module, env_id):

@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.slow
 def test_killed_and_resumed(script, completed_run, start, tmp_path):
     run_dir = tmp_path / "r"
     total = 5 * short_run_steps(script)
@@ -365,7 +365,7 @@ def test_a_video_of_an_evaluation_episode(script, short_run):
     assert video.stat().st_size > 1000
 
 
-@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["ppo_clip", "sac", "dagger"])
 def test_wandb_offline(script, short_run):
     run_dir = short_run(script, "--track", WANDB_MODE="offline")
@@ -540,6 +540,7 @@ def test_the_mean_baseline_takes_the_noise_away_where_all_returns_are_the_same(
     assert spread["mean"] < 1e-3 < spread["none"]
 
 
+@pytest.mark.quick_for("reinforce", "ppo_clip", "trpo")
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "tiny_envs:IdentityBox-v0"])
 @pytest.mark.parametrize("module", modules_defining("Agent", "gaussian_policy"))
 def test_an_update_sees_what_the_actions_were_sampled_from(module, train_here, monkeypatch, env_id):
