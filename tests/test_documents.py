@@ -13,7 +13,13 @@ README = (ROOT / "README.md").read_text()
 USING = (ROOT / "docs" / "using.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS.append(ROOT / "benchmarks" / "results" / "README.md")
+DOCUMENTS += [
+    ROOT / "LECTURES.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "benchmarks" / "results" / "README.md",
+    ROOT / "benchmarks" / "results" / "lectures" / "README.md",
+]
 
 
 def snippets(text: str, language: str) -> list[str]:

@@ -1,1 +1,3 @@
-"""The lectures' claims, measured: a file a claim. LECTURES.md has the verdicts."""
+"""The lectures' claims, measured: a file a claim. The verdicts are in
+benchmarks/results/lectures/README.md.
+"""

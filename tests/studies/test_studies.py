@@ -342,14 +342,33 @@ def test_times_compares_the_best_whose_median_is_known(monkeypatch):
     assert compared(a2c, ppo_clip, sac) == "–"
 
 
+RESULTS = ROOT / "benchmarks/results/lectures"
+
+
 @pytest.mark.parametrize("claim", command.STUDIES)
-def test_lectures_md_has_each_claims_command_picture_tables_and_verdict(claim):
-    text = (ROOT / "LECTURES.md").read_text()
-    section = re.search(rf"^### {claim}: .*?(?=^### |\Z)", text, re.M | re.S)[0]
+def test_each_claim_has_its_command_picture_tables_and_verdict(claim):
+    text = (RESULTS / "README.md").read_text()
+    section = re.search(rf"^## {claim}: .*?(?=^## |\Z)", text, re.M | re.S)[0]
     assert f"```bash\npython -m benchmarks.studies {claim}\n```" in section
     for name in (f"{claim}.png", f"{claim}.md"):
-        assert f"(benchmarks/results/lectures/{name})" in section
-        assert (ROOT / "benchmarks/results/lectures" / name).exists()
+        assert f"({name})" in section
+        assert (RESULTS / name).exists()
     verdict = section.split("![")[1].split("\n\n")[1]
     assert len(verdict) > 100
-    assert re.search(rf"^\| {claim} \|.*\| \d+ \| [\d.]+ (s|min) \|$", text, re.M)
+    assert re.search(rf"^\| {claim} \| \d+ \| [\d.]+ (s|min) \|$", text, re.M)
+
+
+@pytest.mark.parametrize("claim", command.STUDIES)
+def test_lectures_md_has_each_claims_verdict_in_a_line_and_leads_to_its_section(claim):
+    text = (ROOT / "LECTURES.md").read_text()
+    of_results = "benchmarks/results/lectures"
+    link = rf"\[{claim}\]\({of_results}/README\.md#{claim.lower()}-[^)]+\)"
+    picture = rf"\[picture\]\({of_results}/{claim}\.png\)"
+    [row] = re.findall(rf"^\| {link} \| (.+) \| (.+) \| {picture} \|$", text, re.M)
+    assert all(len(cell) > 3 for cell in row)
+
+
+def test_no_claim_is_written_up_that_is_not_measured():
+    sections = re.findall(r"^## (C\w+):", (RESULTS / "README.md").read_text(), re.M)
+    rows = re.findall(r"^\| \[(C\w+)\]\(", (ROOT / "LECTURES.md").read_text(), re.M)
+    assert sections == rows == list(command.STUDIES)
