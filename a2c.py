@@ -43,7 +43,7 @@ an update needs T steps instead of whole episodes. λ = 1 takes all rewards up t
 then V_φ; λ = 0 takes one reward, then V_φ. In between, bias of the critic is traded for variance.
 
 Run         python a2c.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L3, "N-step estimators"; L4, "Advantage actor-critic"; L5, pages 36 to 47
+Lectures    L3, "any blend between TD and MC"; L4, "Actor-Critic" to "GAE"; L5, pages 36 to 47
 Papers      Mnih et al. 2016, "Asynchronous Methods for Deep RL", arXiv:1602.01783
             Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", arXiv:1506.02438
 """

@@ -47,7 +47,7 @@ own states mend that. --bc-only spends as many labels, but only on states that t
 Run         python dagger.py
             python ppo_clip.py --env-id Hopper-v4 --run-dir expert && python dagger.py \
                 --env-id Hopper-v4 --expert expert --beta-schedule linear
-Lectures    L1, "Behavioural cloning" and "DAgger"
+Lectures    L1, "Behavioural cloning" to "DAgger"
 Papers      Ross, Gordon and Bagnell 2011, "A Reduction of Imitation Learning", arXiv:1011.0686
 """
 

@@ -46,7 +46,7 @@ flows through the critic and needs states alone; the target takes the policy's a
 data's. So a transition may come from any policy, and is used until the buffer overwrites it.
 
 Run         python ddpg.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L4, "Deterministic policy gradient" and "DDPG"
+Lectures    L4, "Deep Deterministic Policy Gradient (DDPG)"; L5, pages 59 and 62
 Papers      Lillicrap et al. 2016, "Continuous Control with Deep RL", arXiv:1509.02971
             Silver et al. 2014, "Deterministic Policy Gradient Algorithms", ICML
 """

@@ -46,7 +46,7 @@ moving it far from 1. Unlike most PPO code, this one recomputes advantages befor
 does it normalise them (--norm-adv does): that blows up noise once all of them are near 0.
 
 Run         python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
+Lectures    L3, "PPO with Clipped Objective"; L5, pages 49 to 51
 Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
             Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", arXiv:1506.02438
 """

@@ -47,7 +47,7 @@ the same steps, on the mean of their gradients. So their weights stay the same. 
 environments, random numbers and minibatches of its own. The first one logs and saves.
 
 Run         torchrun --standalone --nproc-per-node 2 ppo_ddp.py --env-id HalfCheetah-v4
-Lectures    L3, "Proximal Policy Optimization"; L5, pages 49 to 51
+Lectures    L3, "PPO with Clipped Objective"; L5, pages 49 to 51
 Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
 """
 

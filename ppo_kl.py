@@ -46,7 +46,7 @@ New after ppo_clip.py: what keeps the policy near the one that sampled the rollo
 distance, not a bound on each ratio. The distance is exact, not estimated from samples.
 
 Run         python ppo_kl.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L3, "Adaptive KL penalty"; L5, pages 49 to 51
+Lectures    L3, "PPO with Adaptive KL Penalty"; L5, page 49
 Papers      Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
 """
 

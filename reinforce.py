@@ -43,7 +43,7 @@ A time limit ends an episode as a termination does: the objective is the return 
 
 Run         python reinforce.py --env-id CartPole-v1
             python reinforce.py --no-reward-to-go
-Lectures    L1, "REINFORCE"; L2; L4, "Policy gradient"; L5, pages 13 to 24
+Lectures    L1, "REINFORCE" to "Causality"; L2; L4, "Proof" to "REINFORCE"; L5, pages 13 to 25
 Papers      Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist RL"
             Baxter and Bartlett 2001, "Infinite-Horizon Policy-Gradient Estimation", arXiv:1106.0665
 """

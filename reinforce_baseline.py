@@ -47,7 +47,7 @@ any b that does not depend on the action taken. An episode's own G_t depends on 
 contain that: V_φ is fitted to it only after the policy's step, and the mean leaves it out.
 
 Run         python reinforce_baseline.py --env-id CartPole-v1
-Lectures    L1, "Baseline"; L3, "Vanilla policy gradient"; L4; L5, pages 29 to 35
+Lectures    L1, "Baselines"; L3, "Vanilla" Policy Gradient; L4, "Baseline"; L5, pages 29 to 35
 Papers      Greensmith, Bartlett, Baxter 2004, "Variance Reduction for Gradient Estimates", JMLR
 """
 

@@ -46,7 +46,7 @@ New after ddpg.py: a stochastic actor, which explores by itself; the smaller of 
 their overestimation; the entropy term; and its temperature α.
 
 Run         python sac.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L4, "Soft actor-critic"; L5, pages 52 to 59
+Lectures    L4, "Soft policy iteration" and "Soft actor-critic (SAC)"; L5, pages 52 to 59 and 62
 Papers      Haarnoja et al. 2018, "Soft Actor-Critic", arXiv:1801.01290
             Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", arXiv:1812.05905
 """

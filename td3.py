@@ -46,7 +46,7 @@ no narrow peak of Q is believed, but clipped, so that the action stays near the 
 targets that move less often, so that the critics' errors can shrink in between.
 
 Run         python td3.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L4, "DDPG" and what follows; L5, pages 52 to 59
+Lectures    L4, "Deep Deterministic Policy Gradient (DDPG)"; L5, page 62, names it
 Papers      Fujimoto et al. 2018, "Addressing Function Approximation Error in Actor-Critic Methods",
             arXiv:1802.09477
 """

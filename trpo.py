@@ -47,7 +47,7 @@ New after a2c.py: the step is measured by how much it changes the policy, not it
 nats, is in place of the actor's step size.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
-Lectures    L3, second half; L5, pages 49 and 50
+Lectures    L3, "More Than Step Size" to "What did we gain"; L5, pages 49 and 50
 Papers      Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477
             Kakade 2001, "A Natural Policy Gradient", NeurIPS
 """
