@@ -77,8 +77,6 @@ def resolves(name: str) -> bool:
         # A flag is a field of Args; --no- in front of one turns it off.
         field = name.removeprefix("--").removeprefix("no-").replace("-", "_")
         return any(re.search(rf"^    {field}: ", text, re.M) for text in TEXTS.values())
-    if name == "target_kl":
-        return name in TEXTS["ppo_kl"]
     return (ROOT / name).exists()
 
 
