@@ -42,8 +42,8 @@ Symbols     B transitions in a minibatch
     μ, σ    mean, log_std.exp()  (B, act_dim)  outputs of the actor: σ depends on the state
     θ agent.actor   φ₁, φ₂ agent.q1, agent.q2   φ̄ᵢ target_q1, target_q2   α temperature()
 
-New after ddpg.py: a stochastic actor, which explores by itself; the smaller of two critics, against
-their overestimation; the entropy term; and its temperature α.
+New after td3.py: a stochastic actor, which explores by itself and smooths the target by itself; the
+entropy term; and its temperature α.
 
 Run         python sac.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L4, "Soft policy iteration" and "Soft actor-critic (SAC)"; L5, pages 52 to 59 and 62
