@@ -24,7 +24,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient asc
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
     2. remember log π_θk(a_t|s_t)
-    3. repeat for K epochs
+    3. repeat for K epochs, or until KL(π_θk ‖ π_θ) has exceeded target_kl
            δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
@@ -121,8 +121,8 @@ class Args:
     """weight of the value loss, c₁"""
     max_grad_norm: float = 0.5
     """L2 norm to which a larger gradient is scaled down"""
-    target_kl: float | None = None
-    """after each epoch, end the update early if KL(π_θk ‖ π_θ) exceeds this, in nats"""
+    target_kl: float = 0.05
+    """end an update after the epoch in which KL(π_θk ‖ π_θ) has exceeded this, in nats"""
     norm_adv: bool = False
     """normalise each minibatch's advantages to mean 0 and deviation 1"""
     norm_obs: bool = True
@@ -535,11 +535,11 @@ def train(args: Args) -> None:
                 run.metric("losses/approx_kl", approx_kl(log_ratio))
                 run.metric("losses/clipfrac", ((ratio - 1).abs() > args.clip_coef).float().mean())
                 run.metric("losses/grad_norm", grad_norm)
-            if args.target_kl is not None:
-                with torch.no_grad():
-                    log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
-                if approx_kl(log_prob - batch_old_log_prob) > args.target_kl:
-                    break
+            # The clip does not bound how far the policy moves. Where it has moved too far, stop.
+            with torch.no_grad():
+                log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
+            if approx_kl(log_prob - batch_old_log_prob) > args.target_kl:
+                break
 
         # 4. Update the observation statistics, log, and save when it is time. The statistics change
         # only now: above, the network had to see observations scaled as when it acted on them.

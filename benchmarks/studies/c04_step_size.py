@@ -69,7 +69,7 @@ Line = dict[str, np.ndarray]
 # ------------------------------------------------- what is used of ppo_clip.py and ppo_kl.py
 
 SCRIPTS = {"none": ppo_kl, "kl": ppo_kl, "clip": ppo_clip}
-METHOD_FLAGS = {"none": {"kl_coef": 0.0}, "kl": {}, "clip": {}}
+METHOD_FLAGS = {"none": {"kl_coef": 0.0}, "kl": {}, "clip": {"target_kl": 1e9}}  # the clip alone
 TARGET_KL = ppo_kl.Args.target_kl
 
 
@@ -209,7 +209,7 @@ def measure_updates(seed: int, episodes: int = 32) -> dict[str, Line]:
 
     They are those of the last iteration of a training with the clip.
     """
-    last = record(ppo_clip, seed=seed, **TRAINING)[-1]
+    last = record(ppo_clip, seed=seed, **TRAINING, **METHOD_FLAGS["clip"])[-1]
     args = ppo_clip.Args(seed=seed, **TRAINING)
     lines = {}
     for method, script in SCRIPTS.items():
