@@ -1,0 +1,93 @@
+"""Command line: `python -m exercises`, with `start`, `check` and `bug`.
+
+Exit status: 0 if an answer is right, 1 if it is wrong, 2 for bad input.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from . import BadInput, write_new
+from .blanks import blank
+from .catalogue import EXERCISES, find
+
+RIGHT = 0
+WRONG = 1
+BAD_INPUT = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """One that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m exercises", description="Without a command: list them all.")
+    commands = parser.add_subparsers(dest="command")
+    start = commands.add_parser("start", help="write a script with a blank to be filled")
+    start.add_argument("name", help="the exercise's name")
+    start.add_argument("file", nargs="?", type=Path, help="default: NAME_exercise.py, here")
+    check = commands.add_parser("check", help="grade a file that start has written")
+    check.add_argument("file", type=Path)
+    check.add_argument("--no-train", action="store_true", help="grade only, show no curve")
+    return parser.parse_args(arguments)
+
+
+def list_all() -> int:
+    print("Exercises, to begin with: python -m exercises start NAME\n")
+    for exercise in EXERCISES:
+        print(f"{exercise.name:<22} {exercise.script + '.py':<22} {exercise.lecture}")
+        print(f"    [{exercise.tag}] {exercise.equation}")
+    return RIGHT
+
+
+def start(name: str, file: Path | None) -> int:
+    exercise = find(name)
+    path = file or Path(f"{name.replace('-', '_')}_exercise.py")
+    text = blank(exercise)
+    write_new(path, text)
+    lines = text.splitlines()
+    [number] = [i for i, line in enumerate(lines, 1) if f"# exercise {name}: " in line]
+    print(f"{path}, line {number}: {exercise.task} Then: python -m exercises check {path}")
+    return RIGHT
+
+
+def check(path: Path, train: bool) -> int:
+    from .check import grade  # it imports torch
+
+    exercise, complaint = grade(path)
+    if complaint is not None:
+        print(f"{exercise.name}: {complaint}")
+        return WRONG
+    print(f"{exercise.name}: right")
+    if train:
+        from .curves import show
+
+        show(exercise, path)
+    return RIGHT
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Execute a command and return its exit status."""
+    if options.command == "start":
+        return start(options.name, options.file)
+    if options.command == "check":
+        return check(options.file, not options.no_train)
+    return list_all()
+
+
+def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace", line_buffering=True)  # a terminal may not know "█"
+    try:
+        return execute(parse(sys.argv[1:]))
+    except BadInput as error:
+        print(f"python -m exercises: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

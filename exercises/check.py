@@ -1,0 +1,73 @@
+"""Grades a student's file: imports it, and runs the exercise's checker on its answer."""
+
+import ast
+import importlib.util
+import sys
+import traceback
+import types
+from pathlib import Path
+
+from . import BadInput, read
+from .blanks import name_of_exercise, span_of_answer
+from .catalogue import Exercise, find
+from .grading import Line, Wrong, compiled
+
+
+def grade(path: Path) -> tuple[Exercise, str | None]:
+    """The file's exercise, and what is wrong with the answer in a sentence, or None.
+
+    Raises BadInput if there is no such file, if it is no exercise, or if it cannot be imported.
+    """
+    text = read(path)
+    name = name_of_exercise(text)
+    if name is None:
+        raise BadInput(f"{path} is no exercise: its first line does not name one")
+    exercise = find(name)
+    check_syntax(path, text)
+    span = span_of_answer(text, name)
+    module = imported(path, text)
+    if exercise.sets is not None:
+        code = compiled(span.of(text), str(path), span.first)
+        answer = Line(code, module, exercise.sets)
+    else:
+        answer = getattr(module, exercise.place.split(".")[0], None)
+        if answer is None:
+            raise BadInput(f"{path} has no {exercise.place}: start the exercise anew")
+    try:
+        exercise.check(answer)
+    except Wrong as wrong:
+        return exercise, f"wrong {wrong}"
+    except NotImplementedError as error:
+        return exercise, f"not written yet, at line {line_of(error, path) or span.first}"
+    except Exception as error:  # whatever the student's lines raise
+        message = " ".join(str(error).split())
+        return exercise, f"wrong at line {line_of(error, path)}: {type(error).__name__}: {message}"
+    return exercise, None
+
+
+def check_syntax(path: Path, text: str) -> None:
+    try:
+        ast.parse(text)
+    except SyntaxError as error:
+        raise BadInput(f"{path}, line {error.lineno}: {error.msg}") from None
+
+
+def imported(path: Path, text: str) -> types.ModuleType:
+    """The file as a module; raises BadInput if the import fails."""
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        exec(compile(text, str(path), "exec"), vars(module))
+    except Exception as error:  # of lines that run at the import
+        where = f"{path}, line {line_of(error, path)}"
+        raise BadInput(f"{where}: {type(error).__name__}: {error}") from None
+    return module
+
+
+def line_of(error: Exception, path: Path) -> int | None:
+    """The last line of the file that was at work when the error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None
