@@ -45,8 +45,10 @@ def function_of(text: str, place: str) -> ast.FunctionDef:
 def span_of_body(text: str, place: str) -> Span:
     """The body of a function, without its docstring."""
     function = function_of(text, place)
-    docstring = function.body[0]
-    return Span(docstring.end_lineno + 1, function.body[-1].end_lineno)
+    first = function.body[0]
+    has_docstring = ast.get_docstring(function) is not None
+    start = first.end_lineno + 1 if has_docstring else first.lineno
+    return Span(start, function.body[-1].end_lineno)
 
 
 def span_of_statements(text: str, place: str, tag: str, number: int) -> Span:

@@ -1,4 +1,4 @@
-"""Checks returns, baselines and advantages against sums written from their definitions."""
+"""Checkers of returns, baselines and advantages, against sums written from their definitions."""
 
 from dataclasses import dataclass, replace
 
@@ -189,3 +189,83 @@ def check_td_error(line) -> None:
     ended = Estimator(no_value="terminated or truncated").delta(truncated, 0.9)
     answers = {"it is treated as a termination: V(s_{t+1}) is missing, at step 3": ended}
     compare(truncated, "where an episode is truncated", answers)
+
+
+def check_n_step(line) -> None:
+    """target (T, N) from advantage (T, N) with λ = 1 and value (T+1, N)."""
+    rollout = rollout_without_ends()
+    advantage = RIGHT.advantage(rollout, 0.9, 1.0)
+    given = {"reward": rollout.reward, "value": rollout.value, "advantage": advantage}
+    mistakes = {
+        "it is the advantage, to which V(s_t) must be added": advantage,
+        "it adds V(s_{t+1}), and should add V(s_t)": advantage + rollout.value[1:],
+        "V(s_t) is subtracted, and should be added": advantage - rollout.value[:-1],
+        "it is the one-step target, r_t + γ V(s_{t+1})": rollout.reward + 0.9 * rollout.value[1:],
+    }
+    found = line(**given, gamma=0.9)
+    expect(found, advantage + rollout.value[:-1], "with λ = 1", mistakes, STEP)
+
+
+def mean_of_others(to_go: Tensor, valid: Tensor) -> Tensor:
+    """b (T, N): the mean over the other episodes that still run at step t; 0 if there is none."""
+    baseline = torch.zeros_like(to_go)
+    num_steps, num_envs = to_go.shape
+    for t in range(num_steps):
+        for n in range(num_envs):
+            others = [to_go[t, k] for k in range(num_envs) if k != n and valid[t, k]]
+            if others:
+                baseline[t, n] = sum(others) / len(others)
+    return baseline
+
+
+def check_mean_baseline(mean_baseline) -> None:
+    """mean_baseline(to_go (T, N), valid (T, N)) → b (T, N); what is not valid does not matter."""
+    to_go = random_tensors(3, 4, 3)
+    running = torch.ones(4, 3, dtype=torch.bool)
+    mistakes = {
+        "the mean has the episode itself in it: leave its own G_t out": to_go.mean(
+            1, keepdim=True
+        ).expand(4, 3),
+        "the mean is over the steps, and should be over the episodes": to_go.mean(
+            0, keepdim=True
+        ).expand(4, 3),
+        "it is one mean for all steps: b_t is that of step t": to_go.mean().expand(4, 3),
+        "the sum of the others is not divided by how many they are": to_go.sum(1, keepdim=True)
+        - to_go,
+        "the sum of the others is divided by N, and should be by N − 1": (
+            to_go.sum(1, keepdim=True) - to_go
+        )
+        / 3,
+    }
+    right = mean_of_others(to_go, running)
+    where = "where all episodes still run"
+    expect(mean_baseline(to_go, running), right, where, mistakes, STEP)
+
+    valid = torch.arange(4)[:, None] < torch.tensor([4, 2, 3])  # lengths of the episodes
+    to_go = to_go * valid
+    others = to_go.sum(1, keepdim=True) - to_go
+    mistakes = {"episodes that have ended are counted, too": others / 2 * valid}
+    # What an episode that has ended gets does not matter. A NaN there does: the loss sums it.
+    found = mean_baseline(to_go, valid)
+    if isinstance(found, Tensor) and not found.isfinite().all():
+        found = torch.where(found.isfinite(), found, torch.inf)
+        right = mean_of_others(to_go, valid)
+        where = "where an episode runs alone, so that there are no others"
+        expect(found, right, where, {}, STEP)
+    right = mean_of_others(to_go, valid) * valid
+    expect(found * valid, right, "where some episodes have ended", mistakes, STEP)
+
+
+def check_value_baseline(line) -> None:
+    """advantage (T, N) from to_go and baseline, both (T, N)."""
+    to_go = random_tensors(4, 4, 3)
+    baseline = random_tensors(5, 4, 3)
+    mistakes = {
+        "its sign is reversed: what is better than expected must be positive": baseline - to_go,
+        "the baseline is missing": to_go,
+        "the baseline is added, and should be subtracted": to_go + baseline,
+        "the baseline is averaged: it must depend on the state": to_go - baseline.mean(),
+        "it is divided by the baseline": (to_go - baseline) / baseline,
+    }
+    found = line(to_go=to_go, baseline=baseline, valid=torch.ones(4, 3, dtype=torch.bool))
+    expect(found, to_go - baseline, "for any returns and values", mistakes, STEP)

@@ -1,31 +1,232 @@
-"""Plausible wrong answers to each exercise: (lines of the script, what stands in their place, what
-the message must say).
+"""Plausible wrong answers to each exercise: (a part of the script's lines, what a student writes in
+its place, what the message must say).
 """
 
 WRONG_ANSWERS = {
+    "score-function": [
+        ("-(log_prob", "(log_prob", "sign is reversed"),
+        (".sum(0).mean()", ".mean()", "should be summed"),
+        (" * valid", "", "after an episode's end"),
+        (".sum(0).mean()", ".sum() / valid.sum()", "should be summed"),
+        (".sum(0).mean()", ".sum()", "should be averaged"),
+        ("log_prob * weight", "log_prob.detach() * weight", "no gradient flows"),
+    ],
     "reward-to-go": [
         ("reward[t] + gamma * later", "reward[t] + later", "γ is missing"),
-        ("to_go[t] = reward[t] + gamma * later", "to_go[t] = reward.sum(0)", "with γ = ½"),
+        ("to_go[t] = reward[t] + gamma * later", "to_go[t] = reward.sum(0)", "is 7, and should"),
         ("reversed(range(len(reward)))", "range(len(reward))", "it runs forwards"),
         ("reward[t] + gamma * later", "gamma * (reward[t] + later)", "discounted, too"),
+    ],
+    "softmax-policy": [
+        ("logits.log_softmax(-1)", "logits", "Σ_b exp z_b is missing"),
+        ("logits.log_softmax(-1)", "logits.exp().div(logits.exp().sum(-1, True)).log()", "1,000"),
+        ("entropy = -(", "entropy = (", "sign is reversed"),
+        ("(log_p.exp() * log_p).sum(-1)", "log_prob", "of the action taken"),
+        ("log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)", "log_p.amax(-1)", "most probable"),
+    ],
+    "gaussian-policy": [
+        (" - log_std - np", " - np", "− log σ is missing"),
+        ("log_density.sum(-1)", "log_density.mean(-1)", "averaged, and should be summed"),
+        ("/ log_std.exp()", "/ log_std", "exp is missing"),
+        ("z.square() / 2", "z.square()", "½ of ½ z²"),
+        ("np.log(2 * np.pi * np.e) / 2", "np.log(2 * np.pi) / 2", "½ log 2πe"),
+        ("entropy.expand(log_prob.shape)", "entropy", "one for each state"),
+    ],
+    "mean-baseline": [
+        ("(total - to_go) / num_others.clamp(min=1)", "to_go.mean(1, True) + 0 * to_go", "itself"),
+        ("valid.sum(1, keepdim=True) - 1", "to_go.shape[1] - 1 + 0 * total", "have ended"),
+        (".clamp(min=1)", "", "runs alone"),
+        ("(total - to_go) / num_others.clamp(min=1)", "total - to_go", "not divided"),
+        ("(total - to_go)", "(to_go - total)", "at step 0, environment 0"),
+    ],
+    "value-baseline": [
+        ("to_go - baseline", "baseline - to_go", "sign is reversed"),
+        ("to_go - baseline", "to_go", "the baseline is missing"),
+        ("to_go - baseline", "to_go - baseline.mean()", "depend on the state"),
+        ("advantage =", "weight =", "do not set advantage"),
     ],
     "td-error": [
         ("value[1:]", "value[:-1]", "bootstraps with V(s_t)"),
         (" * has_next_value", "", "V(s_{t+1}) is bootstrapped"),
         (" - value[:-1]", "", "− V(s_t) is missing"),
+        ("value[1:]", "value", "RuntimeError"),
+    ],
+    "n-step": [
+        ("advantage + value[:-1]", "advantage", "V(s_t) must be added"),
+        ("value[:-1]", "value[1:]", "should add V(s_t)"),
+        ("advantage + value", "advantage - value", "is subtracted"),
+    ],
+    "actor-critic": [
+        ("-(log_prob", "(log_prob", "sign is reversed"),
+        (".mean()", ".sum()", "should be averaged"),
+        ("(log_prob * advantage).mean()", "log_prob.mean() * advantage.mean()", "before they are"),
+        ("log_prob * advantage", "log_prob.detach() * advantage", "no gradient flows"),
     ],
     "gae": [
-        (
-            "goes_on = (~(terminated | truncated))",
-            "goes_on = (~terminated)",
-            "crosses it, at step 3",
-        ),
-        (
-            "has_next_value = (~terminated)",
-            "has_next_value = (~(terminated | truncated))",
-            "treated as a termination",
-        ),
+        ("(~(terminated | truncated))", "(~terminated)", "truncated: your carry crosses it"),
+        ("(~(terminated | truncated))", "(~terminated)", "at step 3"),
+        ("(~terminated)", "(~(terminated | truncated))", "treated as a termination"),
+        ("(~(terminated | truncated))", "(~truncated)", "terminated: your carry crosses it"),
         ("value[1:]", "value[:-1]", "bootstraps with V(s_t)"),
         ("gamma * lam *", "gamma *", "λ is missing"),
+    ],
+    "clip": [
+        ("torch.min(", "torch.max(", "not clipped"),
+        (
+            "torch.min(ratio * advantage, clipped_ratio * advantage)",
+            "(ratio * advantage)",
+            "not cl",
+        ),
+        (
+            "torch.min(ratio * advantage, clipped_ratio * advantage)",
+            "(clipped_ratio * advantage)",
+            "a mistake is not undone",
+        ),
+        ("return -", "return ", "sign is reversed"),
+        (".mean()", ".sum()", "should be averaged"),
+        ("ratio.clamp(1 - clip_coef, 1 + clip_coef)", "ratio.clamp(0.8, 1.2)", "with ε = 0.1"),
+    ],
+    "surrogate": [
+        (
+            "(log_prob - batch_old_log_prob[mb]).exp()",
+            "(batch_old_log_prob[mb] - log_prob).exp()",
+            "upside down",
+        ),
+        ("[mb]", "", "they need [mb]"),
+        (".exp()", "", "exp is missing"),
+        ("log_prob - batch", "log_prob.detach() - batch", "no gradient flows"),
+    ],
+    "surrogate-loss": [
+        ("-(ratio", "(ratio", "sign is reversed"),
+        (".mean()", ".sum()", "should be averaged"),
+        ("(ratio * advantage)", "advantage", "the loss is"),
+        ("ratio * advantage", "ratio.detach() * advantage", "no gradient flows"),
+    ],
+    "softmax-kl": [
+        ("old_log_p.exp() * (old_log_p - log_p)", "log_p.exp() * (log_p - old_log_p)", "other way"),
+        ("(old_log_p - log_p)", "(log_p - old_log_p)", "sign is reversed"),
+        (".sum(-1)", ".mean(-1)", "should be summed"),
+        ("(old_log_p - log_p)", "(-log_p)", "cross-entropy"),
+    ],
+    "gaussian-kl": [
+        (" - old_log_std + log_std).sum(-1)", ").sum(-1)", "log σ − log σ_old is missing"),
+        ("(2 * (old_log_std - log_std)).exp()", "(old_log_std - log_std).exp()", "σ_old² / σ²"),
+        (".sum(-1)", ".mean(-1)", "should be summed"),
+        (" - 1) / 2", ") / 2", "− ½ is missing"),
+    ],
+    "kl-penalty": [
+        ("kl_penalty.coef * kl", "-kl_penalty.coef * kl", "sign is reversed"),
+        ("kl_penalty.coef * kl", "args.kl_coef * kl", "the β of now"),
+        ("* kl", "* kl.detach()", "no gradient flows"),
+        ("* kl", "* (kl - args.target_kl)", "distance to the target"),
+    ],
+    "kl-adapt": [
+        ("self.coef *= 2", "self.coef /= 2", "wrong way round"),
+        ("kl >= 1.5 * target_kl", "kl > target_kl", "a little above its target"),
+        ("kl >= 1.5", "kl > 1.5", "1.5 times its target"),
+        ("self.coef *= 2", "self.coef *= 1.5", "multiplied by 1.5"),
+        ("if self.coef > 0:", "if True:", "does not stay 0"),
+        ("min(max(self.coef, self.smallest), self.largest)", "self.coef", "at its smallest"),
+    ],
+    "fisher": [
+        ("h_v + damping * v", "h_v", "the damping is missing"),
+        ("h_v + damping * v", "h_v + damping", "should multiply v"),
+        ("flat_gradient(kl_gradient @ v, parameters)", "kl_gradient", "derivative along v"),
+    ],
+    "natural-gradient": [
+        (".sqrt()", "", "the square root is missing"),
+        ("2 * args.target_kl", "args.target_kl", "the 2 is missing"),
+        (" + 1e-30", "", "divided by 0"),
+        ("2 * args.target_kl / (curvature + 1e-30)", "curvature / args.target_kl / 2", "upside"),
+    ],
+    "trust-region": [
+        (" and gain > 0", "", "L has fallen"),
+        ("kl <= args.target_kl and ", "", "the KL is beyond δ"),
+        (" and ", " or ", "should be refused"),
+        ("kl <= ", "kl < ", "where the KL is δ"),
+        ("gain > 0", "gain >= 0", "nothing has changed"),
+    ],
+    "dpg": [
+        ("-q", "q", "sign is reversed"),
+        (".mean()", ".sum()", "should be averaged"),
+        ("-q.mean()", "-q.detach().mean()", "no gradient flows"),
+    ],
+    "td-target": [
+        (" * (1 - terminated)", "", "it bootstraps, though nothing comes after, at row 1"),
+        ("(1 - terminated)", "terminated", "wrong way round"),
+        ("gamma * ", "", "γ is missing"),
+        ("reward + gamma * (1 - terminated)", "(1 - terminated) * (reward + gamma)", "is "),
+    ],
+    "exploration": [
+        (".clamp(-1, 1)", "", "leaves the bounds"),
+        ("(action + noise)", "action", "the noise is missing"),
+        ("+ noise", "+ args.exploration_noise * noise", "a second time"),
+    ],
+    "twin-target": [
+        ("torch.min", "torch.max", "take the smaller"),
+        ("torch.min(next_q1, next_q2)", "(next_q1 + next_q2) / 2", "the mean of both"),
+        ("torch.min(next_q1, next_q2)", "next_q1", "first critic's alone"),
+    ],
+    "target-smoothing": [
+        ("noise.clamp(-noise_clip, noise_clip)", "noise", "not clipped to ± c"),
+        (".clamp(-1, 1)", "", "leaves the bounds"),
+        (
+            "(action + noise.clamp(-noise_clip, noise_clip)).clamp(-1, 1)",
+            "(action + noise).clamp(-noise_clip, noise_clip)",
+            "the sum is clipped",
+        ),
+    ],
+    "soft-value": [
+        ("- alpha", "+ alpha", "wrong sign"),
+        ("torch.min", "torch.max", "the larger Q"),
+        (" - alpha * log_prob", "", "the entropy is missing"),
+        ("torch.min(q1, q2)", "q1", "the first Q alone"),
+    ],
+    "soft-bellman": [
+        ("next_value", "torch.min(next_q1, next_q2)", "the entropy is missing"),
+        ("batch.terminated", "0 * batch.terminated", "at row 1"),
+        ("args.gamma", "1.0", "γ is missing"),
+        ("next_value", "next_value - alpha * next_log_prob", "counted twice"),
+    ],
+    "soft-improvement": [
+        ("-value.mean()", "value.mean()", "sign is reversed"),
+        (".mean()", ".sum()", "should be averaged"),
+        ("-value.mean()", "-torch.min(new_q1, new_q2).mean()", "the entropy is missing"),
+        ("value.mean()", "value.detach().mean()", "no gradient flows"),
+    ],
+    "tanh-gaussian": [
+        ("(log_normal - log_slope)", "log_normal", "correction −log(1 − tanh²(u)) is missing"),
+        ("log_normal - log_slope", "log_normal + log_slope", "wrong sign"),
+        (
+            "2 * (np.log(2) - u - nn.functional.softplus(-2 * u))",
+            "(1 - u.tanh() ** 2).log()",
+            "rou",
+        ),
+        ("return u.tanh()", "return u", "the tanh is missing"),
+        ("mean + log_std", "mean.detach() + log_std", "no gradient flows"),
+        (".sum(-1)", "", "not summed"),
+    ],
+    "temperature": [
+        ("alpha * (", "-alpha * (", "sign is reversed"),
+        (".detach()", "", "the entropy is data"),
+        ("- target_entropy", "+ target_entropy", "target's sign"),
+    ],
+    "behavioural-cloning": [
+        ("agent.from_env(label)", "label", "need agent.from_env"),
+        (".sum(-1).mean() / 2", ".mean() / 2", "should be summed"),
+        (".sum(-1).mean() / 2", ".sum(-1).mean()", "the ½ is missing"),
+        ("return nn.functional", "return -nn.functional", "sign is reversed"),
+    ],
+    "labels": [
+        ("label = self.expert(self.obs)", "label = self.agent.act(self.obs)", "whoever acts"),
+        ("torch.tensor(label[valid])", "torch.tensor(label)", "not the expert's"),
+        ("self.obs[valid]", "self.obs", "only resets is labelled"),
+        ("torch.rand(self.envs.num_envs)", "torch.rand(1).expand(3)", "draw for each"),
+        ("action[by_expert] = label[by_expert]", "action = label", "not the learner's"),
+    ],
+    "aggregation": [
+        ("torch.cat([self.obs, obs.to(self.obs.device)])", "obs", "D must grow"),
+        ("torch.cat([self.label, label.to(self.label.device)])", "label", "new labels replace"),
+        ("[self.label, label.to(self.label.device)]", "[label, self.label]", "others' labels"),
     ],
 }
