@@ -5,11 +5,14 @@ Exit status: 0 if an answer is right, 1 if it is wrong, 2 for bad input.
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import NoReturn
 
 from . import BadInput, write_new
 from .blanks import blank
+from .bugs import BUGS, is_found, planted
+from .bugs import find as find_bug
 from .catalogue import EXERCISES, find
 
 RIGHT = 0
@@ -33,6 +36,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     check = commands.add_parser("check", help="grade a file that start has written")
     check.add_argument("file", type=Path)
     check.add_argument("--no-train", action="store_true", help="grade only, show no curve")
+    bug = commands.add_parser("bug", help="write a script with a bug in it, or name its line")
+    bug.add_argument("number", type=int)
+    bug.add_argument("--answer", metavar="FILE:LINE", help="the line that you hold for the bug")
     return parser.parse_args(arguments)
 
 
@@ -41,6 +47,8 @@ def list_all() -> int:
     for exercise in EXERCISES:
         print(f"{exercise.name:<22} {exercise.script + '.py':<22} {exercise.lecture}")
         print(f"    [{exercise.tag}] {exercise.equation}")
+    numbers = " ".join(str(number) for number in range(1, len(BUGS) + 1))
+    print(f"\nBugs to be found: {numbers}, to begin with: python -m exercises bug NUMBER")
     return RIGHT
 
 
@@ -70,12 +78,39 @@ def check(path: Path, train: bool) -> int:
     return RIGHT
 
 
+def write_bug(number: int) -> int:
+    path = Path(f"bug_{number}.py")
+    script = find_bug(number).script
+    write_new(path, planted(find_bug(number)))
+    print(f"{path} is {script}.py with a bug. It runs, but learns worse or measures wrong.")
+    print(f"Name the line: python -m exercises bug {number} --answer {path}:LINE")
+    return RIGHT
+
+
+def answer_bug(number: int, answer: str) -> int:
+    if not is_found(number, answer):
+        print(f"bug {number}: wrong, {answer} is as it should be")
+        return WRONG
+    from .curves import show_measured  # it imports torch
+
+    bug = find_bug(number)
+    print(f"bug {number}: right")
+    print(textwrap.fill(bug.explanation, 100))
+    print(f"Caught by tests/scripts/{bug.caught_by}")
+    show_measured(number, bug)
+    return RIGHT
+
+
 def execute(options: argparse.Namespace) -> int:
     """Execute a command and return its exit status."""
     if options.command == "start":
         return start(options.name, options.file)
     if options.command == "check":
         return check(options.file, not options.no_train)
+    if options.command == "bug" and options.answer is None:
+        return write_bug(options.number)
+    if options.command == "bug":
+        return answer_bug(options.number, options.answer)
     return list_all()
 
 

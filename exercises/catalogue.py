@@ -14,6 +14,9 @@ from . import (
 )
 
 CARTPOLE = ("--env-id", "CartPole-v1")
+SMALL_ITERATIONS = ("--num-envs", "4", "--num-steps", "200", "--num-updates", "150")
+OFF_POLICY = ("ddpg", "td3", "sac")
+PENDULUM = ("--env-id", "Pendulum-v1", "--total-timesteps", "3000", "--learning-starts", "400")
 # Short runs, whose curves a student waits for.
 RUNS = {
     "reinforce": (*CARTPOLE, "--total-timesteps", "40000"),
@@ -22,10 +25,10 @@ RUNS = {
     "ppo_clip": (*CARTPOLE, "--total-timesteps", "20480"),
     "ppo_kl": (*CARTPOLE, "--total-timesteps", "20480"),
     "trpo": (*CARTPOLE, "--total-timesteps", "20480"),
-    "ddpg": ("--env-id", "Pendulum-v1", "--total-timesteps", "3000", "--learning-starts", "400"),
-    "td3": ("--env-id", "Pendulum-v1", "--total-timesteps", "3000", "--learning-starts", "400"),
-    "sac": ("--env-id", "Pendulum-v1", "--total-timesteps", "3000", "--learning-starts", "400"),
-    "dagger": (*CARTPOLE, "--total-timesteps", "8192"),
+    "ddpg": PENDULUM,
+    "td3": PENDULUM,
+    "sac": PENDULUM,
+    "dagger": ("--env-id", "Pendulum-v1", "--total-timesteps", "8000", *SMALL_ITERATIONS),
 }
 BALANCING = ("--env-id", "InvertedPendulum-v4", "--total-timesteps", "30720")  # Box actions
 MEAN_BASELINE = (*RUNS["reinforce_baseline"], "--baseline", "mean")

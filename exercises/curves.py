@@ -1,22 +1,28 @@
-"""Trains with the student's file and with the script itself, and draws both learning curves."""
+"""Draws learning curves in the terminal: of the student's file, or of a script with a bug in it,
+beside that of the script itself.
+"""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from . import ROOT
-from .catalogue import Exercise
+from .bugs import Bug
+from .catalogue import OFF_POLICY, Exercise
 
 NUM_ROWS = 12
 BAR = 24  # characters of the longest bar
+MEASURED = Path(__file__).with_name("bug_curves.csv")  # measure_bugs.py writes it
 Curve = list[tuple[int, float]]  # environment steps, mean return of the episodes that ended
 
 
 def show(exercise: Exercise, path: Path) -> None:
     """Train with both, and print a row for each of some points."""
     flags = exercise.run_flags()
-    print(f"Both train for some seconds: {' '.join(flags)} --seed 1")
+    seconds = "a minute" if exercise.script in OFF_POLICY else "some seconds"
+    print(f"Both train, for {seconds}: {' '.join(flags)} --seed 1")
     with TemporaryDirectory() as folder:
         mine = started(path, flags, Path(folder, "mine"))
         own = started(ROOT / f"{exercise.script}.py", flags, Path(folder, "own"))
@@ -26,8 +32,38 @@ def show(exercise: Exercise, path: Path) -> None:
                 print(f"{name} did not train: {failure}")
                 return
         curves = [read_curve(Path(folder, name)) for name in ("mine", "own")]
+    print("Mean return of the episodes that ended:")
     for row in drawn(*curves, path.name, f"{exercise.script}.py"):
         print(row)
+
+
+def show_measured(number: int, bug: Bug) -> None:
+    """Print what was measured with a bug and without it, if anything was."""
+    with MEASURED.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["bug"]) == number]
+    if not rows:
+        return
+    seeds = {row["seed"] for row in rows}
+    print(f"\nMean return over {len(seeds)} seeds: {bug.script}.py {' '.join(bug.flags)}")
+    curves = []
+    evaluations = []
+    for variant in ("bug", "script"):
+        points = []
+        returns = []
+        for row in rows:
+            if row["variant"] != variant:
+                continue
+            value = float(row["return"])
+            if row["step"] == "evaluation":
+                returns.append(value)
+            else:
+                points.append((int(row["step"]), value))
+        curves.append(sorted(points))
+        evaluations.append(sum(returns) / len(returns))
+    for row in drawn(*curves, "with the bug", f"{bug.script}.py"):
+        print(row)
+    with_bug, without = evaluations
+    print(f"Final evaluation: {with_bug:,.1f} with the bug, {without:,.1f} without")
 
 
 def started(path: Path, flags: tuple[str, ...], run_dir: Path) -> subprocess.Popen:

@@ -1,0 +1,249 @@
+"""Find the bug: ten known pitfalls, each planted in a copy of a script.
+
+A bug is a piece of a script and what stands in its place. Each was a real one in a public
+repository.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import BadInput, read, script_text
+
+PENDULUM = ("--env-id", "Pendulum-v1")
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A piece of a script's text, which must be there once, and what stands in its place.
+
+    flags           of the runs that measured what it spoils
+    explanation     what is wrong, and what it does to learning
+    caught_by       a test of this project that fails with it
+    """
+
+    script: str
+    old: str
+    new: str
+    flags: tuple[str, ...]
+    explanation: str
+    caught_by: str
+
+
+BUGS = [
+    Bug(
+        script="reinforce",
+        old="return -(log_prob * weight * valid).sum(0).mean()",
+        new="return -(log_prob * weight * valid).sum() / valid.sum()",
+        flags=("--env-id", "CartPole-v1", "--total-timesteps", "60000"),
+        explanation=(
+            "The sum over all steps is divided by the number of steps, and should be by that of "
+            "episodes: log p(τ) is a sum over the steps of one trajectory, and the mean is over "
+            "trajectories. So the factor 1/N becomes 1/Σ of the lengths, which is itself random. "
+            "A batch of long episodes, which in CartPole are the good ones, gets a smaller step "
+            "than a batch of short ones, and the estimate is no longer unbiased."
+        ),
+        caught_by="test_math.py::test_reinforce_loss_equals_a_loop[reinforce-Discrete]",
+    ),
+    Bug(
+        script="td3",
+        old="self.to_tensor(terminated[valid]),",
+        new="self.to_tensor((terminated | truncated)[valid]),",
+        flags=(*PENDULUM, "--total-timesteps", "4000", "--learning-starts", "400"),
+        explanation=(
+            "The buffer marks a truncated step as terminated, so the target of the last step of "
+            "every episode is its reward alone. A time limit is not in the observation: the "
+            "critic sees the same state with and without a future, and learns something in "
+            "between. Pendulum's episodes never terminate, so all that is marked is wrong. With "
+            "one step in 200 marked, learning goes on; values come out too near zero, the more so"
+            " the shorter the time limit."
+        ),
+        caught_by="test_off_policy.py::"
+        "test_every_transition_of_environments_that_end_at_different_times[td3]",
+    ),
+    Bug(
+        script="ppo_clip",
+        old="            actions.append(action)\n",
+        new="            actions.append(action if self.agent.discrete else action.clamp(-1, 1))\n",
+        flags=(*PENDULUM, "--total-timesteps", "80000"),
+        explanation=(
+            "The action that is remembered is the clipped one, though the Gaussian has drawn the "
+            "one before. Its log-probability is then that of another action. Near the bounds, "
+            "where the policy draws beyond them and only the bound is remembered, the score pulls"
+            " the mean back inwards and σ down, whatever the reward. The environment clips for "
+            "itself: the policy must learn from what it drew."
+        ),
+        caught_by="test_rollout.py::TestAgent::test_the_stored_action_is_not_clipped[ppo_clip]",
+    ),
+    Bug(
+        script="reinforce_baseline",
+        old='"obs_std": agent.obs_stats.std,',
+        new='"obs_std": agent.obs_stats.var,',
+        flags=("--env-id", "CartPole-v1", "--total-timesteps", "60000"),
+        explanation=(
+            "Training is right, and so is its curve. But the saved policy divides observations by"
+            " the variance, and in training the network has seen them divided by the deviation. "
+            "So the evaluation shows the network inputs that it has never met. The sign of such a"
+            " bug is a final evaluation that does not fit the end of the curve."
+        ),
+        caught_by="test_run.py::test_policy_pt_is_the_network[reinforce_baseline-"
+        "tiny_envs:IdentityBox-v0]",
+    ),
+    Bug(
+        script="dagger",
+        old="""\
+            labels.append(torch.tensor(label[valid]))
+
+            action = self.agent.act(self.obs)
+            by_expert = (torch.rand(self.envs.num_envs) < beta).numpy()
+            action[by_expert] = label[by_expert]
+""",
+        new="""\
+
+            action = self.agent.act(self.obs)
+            by_expert = (torch.rand(self.envs.num_envs) < beta).numpy()
+            action[by_expert] = label[by_expert]
+            labels.append(torch.tensor(action[valid]))
+""",
+        flags=(*PENDULUM, "--total-timesteps", "10000"),
+        explanation=(
+            "The label that is stored is the action that was taken, and should be the expert's, "
+            "whoever acts. In the first iteration the expert acts, and all is well. From then on "
+            "the learner is taught to do what it does. D fills with its own mistakes, each of "
+            "which is confirmed, and the more labels there are the less the expert's count."
+        ),
+        caught_by="test_dagger.py::"
+        "test_every_visited_state_is_labelled_by_the_expert_whoever_acts[0.0]",
+    ),
+    Bug(
+        script="a2c",
+        old="""\
+            # At a step that only resets, reward and valid are 0: the sum starts from 0 again.
+            self.discounted_sum = reward[t] + self.gamma * self.discounted_sum * valid[t]
+""",
+        new="""\
+            self.discounted_sum = reward[t] + self.gamma * self.discounted_sum
+""",
+        flags=("--env-id", "CartPole-v1", "--total-timesteps", "60000"),
+        explanation=(
+            "The discounted sum whose deviation scales the rewards runs on across the end of an "
+            "episode: `valid` cut it. So it is no longer a stand-in for the return of one "
+            "episode. Where episodes are short, the sum is several times too large, and the "
+            "rewards that the critic and the gradient see are as many times too small. Nothing "
+            "breaks, as the scale is a matter of convenience: it shows in a step size and a "
+            "weight of the entropy bonus that suit no longer. On tasks whose episodes are longer "
+            "than 1/(1−γ) steps there is hardly a difference."
+        ),
+        caught_by="test_rollout.py::TestCollector::test_every_number_of_a_rollout[a2c]",
+    ),
+    Bug(
+        script="trpo",
+        old="has_next_value = (~terminated).to(value)",
+        new="has_next_value = (~(terminated | truncated)).to(value)",
+        flags=(*PENDULUM, "--total-timesteps", "80000"),
+        explanation=(
+            "A truncated episode is treated as a terminated one: the step at which the time is up"
+            " gets no V(s_{t+1}). Its advantage then lacks all rewards that were still to come, "
+            "and says that the last actions were very bad, or in Pendulum, whose rewards are "
+            "negative, very good. λ carries this back over some twenty steps, and the critic is "
+            "fitted to targets that jump with a clock that it does not see."
+        ),
+        caught_by="test_math.py::TestGae::test_by_hand[truncated--1.0-trpo]",
+    ),
+    Bug(
+        script="ddpg",
+        old="noise = args.exploration_noise * torch.randn_like(action)",
+        new="noise = args.exploration_noise * torch.randn(act_dim, device=device)",
+        flags=(
+            *PENDULUM,
+            "--total-timesteps",
+            "4000",
+            "--learning-starts",
+            "400",
+            "--num-envs",
+            "4",
+        ),
+        explanation=(
+            "One noise vector is drawn for all environments, and each should have its own. "
+            "Parallel environments then explore in the same direction at the same time, so that N"
+            " environments bring little more than one. With one environment, the default, nothing"
+            " is wrong, which is why nobody sees it."
+        ),
+        caught_by="test_off_policy.py::test_exploration_is_random_at_first_and_drawn_for_each_"
+        "environment_and_dimension[ddpg]",
+    ),
+    Bug(
+        script="ppo_kl",
+        old="batch_old_log_std = old_log_std[valid]",
+        new="batch_old_log_std = agent.log_std.detach().expand_as(batch_old_out)",
+        flags=(*PENDULUM, "--total-timesteps", "80000"),
+        explanation=(
+            "The deviation of the old policy is a view of the parameter, not a copy: Adam changes"
+            " log σ in place, and the old one with it. So the KL never sees a change of σ, and "
+            "the penalty holds back the mean alone. σ can shrink at any pace; the ratio does "
+            "notice, so what is logged as KL is too small and β falls, until single updates go "
+            "too far. With Discrete actions nothing is wrong."
+        ),
+        caught_by="test_train.py::test_every_gradient_of_ppo_kl[{}-Box]",
+    ),
+    Bug(
+        script="sac",
+        old="valid = np.flatnonzero(~self.done)  # numbers of the environments that do more than "
+        "reset",
+        new="valid = np.arange(self.envs.num_envs)",
+        flags=(*PENDULUM, "--total-timesteps", "4000", "--learning-starts", "400"),
+        explanation=(
+            "A step that only resets is stored as a transition: from the last observation of an "
+            "episode to the first of the next, with the reward 0 and an action that was never "
+            "carried out. The critic learns that the end of an episode leads to its start. Where "
+            "the reward is negative, as in Pendulum, that is a free step. One step in 200 hurts "
+            "little; where episodes have ten steps, it is one in eleven."
+        ),
+        caught_by="test_off_policy.py::"
+        "test_every_transition_of_environments_that_end_at_different_times[sac]",
+    ),
+]
+
+
+def find(number: int) -> Bug:
+    """Bug 1 to 10; raises BadInput for another number."""
+    if not 1 <= number <= len(BUGS):
+        raise BadInput(f"there is no bug {number}: they are 1 to {len(BUGS)}")
+    return BUGS[number - 1]
+
+
+def planted(bug: Bug) -> str:
+    """The script with the bug in it; raises ValueError if it no longer fits the script."""
+    text = script_text(bug.script)
+    found = text.count(bug.old)
+    if found != 1:
+        raise ValueError(f"{bug.script}.py has {found} times, and should have once: {bug.old!r}")
+    return text.replace(bug.old, bug.new)
+
+
+def changed_lines(bug: Bug) -> list[int]:
+    """The numbers of the lines that the bug has changed or put in."""
+    before = script_text(bug.script).splitlines()
+    after = planted(bug).splitlines()
+    numbers = []
+    for kind, _, _, first, last in difflib.SequenceMatcher(None, before, after).get_opcodes():
+        if kind in ("replace", "insert"):
+            numbers += [line for line in range(first, last) if after[line].strip()]
+    return [number + 1 for number in numbers]
+
+
+def is_found(number: int, answer: str) -> bool:
+    """Whether FILE:LINE names the bug; raises BadInput if it names no line of the bug's file."""
+    parts = re.fullmatch(r"(.+):(\d+)", answer)
+    if parts is None:
+        raise BadInput(f"--answer {answer} is not FILE:LINE, such as bug_{number}.py:123")
+    bug = find(number)
+    path = Path(parts[1])
+    if read(path) != planted(bug):
+        raise BadInput(f"{path} is not bug {number} as it was written: write it anew")
+    line = int(parts[2])
+    length = len(planted(bug).splitlines())
+    if not 1 <= line <= length:
+        raise BadInput(f"{path} has lines 1 to {length}, not {line}")
+    return line in changed_lines(bug)
