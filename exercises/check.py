@@ -12,6 +12,8 @@ from .blanks import name_of_exercise, span_of_answer
 from .catalogue import Exercise, find
 from .grading import Line, Wrong, compiled
 
+MODULE = "students_answer"  # the name that a student's file is imported by
+
 
 def grade(path: Path) -> tuple[Exercise, str | None]:
     """The file's exercise, and what is wrong with the answer in a sentence, or None.
@@ -54,10 +56,9 @@ def check_syntax(path: Path, text: str) -> None:
 
 def imported(path: Path, text: str) -> types.ModuleType:
     """The file as a module; raises BadInput if the import fails."""
-    name = path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(MODULE, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[MODULE] = module  # dataclasses look their module up
     try:
         exec(compile(text, str(path), "exec"), vars(module))
     except Exception as error:  # of lines that run at the import

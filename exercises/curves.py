@@ -45,25 +45,29 @@ def show_measured(number: int, bug: Bug) -> None:
         return
     seeds = {row["seed"] for row in rows}
     print(f"\nMean return over {len(seeds)} seeds: {bug.script}.py {' '.join(bug.flags)}")
-    curves = []
-    evaluations = []
-    for variant in ("bug", "script"):
-        points = []
-        returns = []
-        for row in rows:
-            if row["variant"] != variant:
-                continue
-            value = float(row["return"])
-            if row["step"] == "evaluation":
-                returns.append(value)
-            else:
-                points.append((int(row["step"]), value))
-        curves.append(sorted(points))
-        evaluations.append(sum(returns) / len(returns))
+    curves = [points_of(rows, variant) for variant in ("bug", "script")]
     for row in drawn(*curves, "with the bug", f"{bug.script}.py"):
         print(row)
-    with_bug, without = evaluations
+    with_bug, without = [mean_evaluation(rows, variant) for variant in ("bug", "script")]
     print(f"Final evaluation: {with_bug:,.1f} with the bug, {without:,.1f} without")
+
+
+def points_of(rows: list[dict[str, str]], variant: str) -> Curve:
+    """The logged points of all seeds."""
+    curve = []
+    for row in rows:
+        if row["variant"] == variant and row["step"] != "evaluation":
+            curve.append((int(row["step"]), float(row["return"])))
+    return curve
+
+
+def mean_evaluation(rows: list[dict[str, str]], variant: str) -> float:
+    """The mean over the seeds of the returns of the final evaluations."""
+    returns = []
+    for row in rows:
+        if row["variant"] == variant and row["step"] == "evaluation":
+            returns.append(float(row["return"]))
+    return sum(returns) / len(returns)
 
 
 def started(path: Path, flags: tuple[str, ...], run_dir: Path) -> subprocess.Popen:
@@ -71,7 +75,11 @@ def started(path: Path, flags: tuple[str, ...], run_dir: Path) -> subprocess.Pop
     command = [sys.executable, str(path), *flags, "--seed", "1", "--eval-episodes", "1"]
     command += ["--no-save-model", "--run-dir", str(run_dir)]
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     )
 
 
@@ -91,35 +99,36 @@ def read_curve(run_dir: Path) -> Curve:
     return [(event.step, event.value) for event in events.Scalars("charts/episodic_return")]
 
 
-def thinned(curve: Curve) -> Curve:
-    """At most NUM_ROWS points: the mean of each of as many stretches, at its last step."""
-    length = -(-len(curve) // NUM_ROWS)  # rounded up
-    points = []
-    for start in range(0, len(curve), length):
-        stretch = curve[start : start + length]
-        mean = sum(value for _, value in stretch) / len(stretch)
-        points.append((stretch[-1][0], mean))
-    return points
+def means(curve: Curve, last_step: int) -> list[float | None]:
+    """The mean return in each of NUM_ROWS stretches of the steps; None where there is no point."""
+    found = []
+    for i in range(NUM_ROWS):
+        first = last_step * i / NUM_ROWS
+        last = last_step * (i + 1) / NUM_ROWS
+        values = [value for step, value in curve if first < step <= last]
+        found.append(sum(values) / len(values) if values else None)
+    return found
 
 
 def drawn(mine: Curve, own: Curve, my_name: str, own_name: str) -> list[str]:
-    """Rows of text: steps, then each one's return as a number and as a bar."""
-    mine = thinned(mine)
-    own = thinned(own)
-    values = [value for _, value in mine + own]
+    """Rows of text: the step a stretch ends at, then each one's return, as a number and a bar."""
+    last_step = max(step for step, _ in mine + own)
+    my_means = means(mine, last_step)
+    own_means = means(own, last_step)
+    values = [value for value in my_means + own_means if value is not None]
     low = min(values)
     width = max(values) - low or 1.0
 
-    def cell(curve: Curve, i: int) -> str:
-        if i >= len(curve):
+    def cell(value: float | None) -> str:
+        if value is None:
             return " " * (BAR + 11)
-        value = curve[i][1]
         bar = "█" * round(1 + (BAR - 1) * (value - low) / width)
         return f"{value:10,.1f} {bar:<{BAR}}"
 
     heading = f"{'steps':>8} {my_name:>{BAR + 10}}   {own_name:>{BAR + 10}}"
     rows = [heading]
-    for i in range(max(len(mine), len(own))):
-        steps = mine[i][0] if i < len(mine) else own[i][0]
-        rows.append(f"{steps:8,} {cell(mine, i)}  {cell(own, i)}".rstrip())
+    for i, (my_mean, own_mean) in enumerate(zip(my_means, own_means), 1):
+        if my_mean is not None or own_mean is not None:
+            step = last_step * i // NUM_ROWS
+            rows.append(f"{step:8,} {cell(my_mean)}  {cell(own_mean)}".rstrip())
     return rows

@@ -54,7 +54,7 @@ def main() -> None:
         kept += runs_of(number)
         kept.sort(key=lambda row: int(row[0]))
         with CSV.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *kept])
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *kept])
 
 
 if __name__ == "__main__":

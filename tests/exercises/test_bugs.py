@@ -25,7 +25,7 @@ def test_there_are_ten_in_ten_scripts():
 def test_its_line_is_right_and_those_around_it_are_wrong(number, tmp_path):
     bug = find(number)
     path = tmp_path / f"bug_{number}.py"
-    path.write_text(planted(bug))
+    path.write_text(planted(bug), encoding="utf-8")
     compile(planted(bug), "bug", "exec")
     lines = changed_lines(bug)
     assert 1 <= len(lines) <= 2
@@ -52,7 +52,7 @@ def test_it_is_explained(number):
 
 def test_an_answer_that_names_no_line_of_the_file(tmp_path):
     path = tmp_path / "bug_1.py"
-    path.write_text(planted(find(1)))
+    path.write_text(planted(find(1)), encoding="utf-8")
     for answer in ("12", f"{path}", f"{path}:x", f"{path}:0", f"{path}:99999", "nowhere.py:3"):
         with pytest.raises(BadInput):
             is_found(1, answer)
@@ -95,7 +95,7 @@ def run_tests(project, names) -> tuple[int, int]:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_it_is_caught_by_the_projects_tests(number, copy_of_the_project):
     bug = find(number)
-    (copy_of_the_project / f"{bug.script}.py").write_text(planted(bug))
+    (copy_of_the_project / f"{bug.script}.py").write_text(planted(bug), encoding="utf-8")
     assert run_tests(copy_of_the_project, [bug.caught_by]) == (1, 0)
 
 

@@ -16,7 +16,7 @@ from exercises.catalogue import find as find_exercise
 from helpers import ROOT, SCRIPTS, process_environment
 from readability import TEXTS
 
-DOCUMENT = (ROOT / "docs" / "exercises.md").read_text()
+DOCUMENT = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_the_document_has_a_row_for_each():
 def test_start_and_check(exercises, tmp_path):
     status, printed, _ = exercises("start", "twin-target")
     path = tmp_path / "twin_target_exercise.py"
-    assert status == 0 and path.read_text() == blank(find_exercise("twin-target"))
+    assert status == 0 and path.read_text(encoding="utf-8") == blank(find_exercise("twin-target"))
     number = int(re.search(r"line (\d+)", printed).group(1))
-    assert "# exercise twin-target: " in path.read_text().splitlines()[number - 1]
+    assert "# exercise twin-target: " in path.read_text(encoding="utf-8").splitlines()[number - 1]
 
     status, _, complaint = exercises("start", "twin-target")
     assert status == 2 and "is there already" in complaint and complaint.count("\n") == 1
     assert exercises("check", path)[0] == 1
-    path.write_text(solved(find_exercise("twin-target")))
+    path.write_text(solved(find_exercise("twin-target")), encoding="utf-8")
     assert exercises("check", path, "--no-train") == (0, "twin-target: right\n", "")
     assert exercises("start", "gae", "mine.py")[0] == 0 and (tmp_path / "mine.py").exists()
 
@@ -108,7 +108,7 @@ def with_an_error_at_import(text: str) -> str:
 def test_bad_files_are_refused_in_one_line(exercises, tmp_path, text, complaint):
     path = tmp_path / "mine.py"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     status, printed, found = exercises("check", path)
     assert status == 2 and printed == ""
     assert complaint in found and found.count("\n") == 1
@@ -125,7 +125,11 @@ def test_bad_commands_are_refused_in_one_line(exercises, arguments):
 def test_a_bug(exercises, tmp_path):
     status, printed, _ = exercises("bug", 5)
     path = tmp_path / "bug_5.py"
-    assert status == 0 and path.read_text() == planted(find(5)) and "dagger.py" in printed
+    assert (
+        status == 0
+        and path.read_text(encoding="utf-8") == planted(find(5))
+        and "dagger.py" in printed
+    )
     assert exercises("bug", 5)[0] == 2  # it is there already
     [line] = changed_lines(find(5))
     status, printed, _ = exercises("bug", 5, "--answer", f"bug_5.py:{line}")
@@ -148,7 +152,7 @@ def test_a_right_answer_is_explained(exercises, tmp_path, number):
 def test_both_curves_are_shown(tmp_path):
     """Those of the script's own lines are the script's."""
     path = tmp_path / "gae_exercise.py"
-    path.write_text(solved(find_exercise("gae")))
+    path.write_text(solved(find_exercise("gae")), encoding="utf-8")
     command = [sys.executable, "-m", "exercises", "check", str(path)]
     done = subprocess.run(
         command, cwd=ROOT, env=process_environment(), capture_output=True, text=True, timeout=300

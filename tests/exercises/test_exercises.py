@@ -19,7 +19,7 @@ def complaint_of(tmp_path):
 
     def complaint_of(name: str, text: str) -> str | None:
         path = tmp_path / "mine.py"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         exercise, complaint = grade(path)
         assert exercise.name == name
         return complaint
