@@ -58,11 +58,8 @@ def span_of_statements(text: str, place: str, tag: str, number: int) -> Span:
     """
     function = function_of(text, place)
     lines = text.splitlines()
-    [tagged] = [
-        number
-        for number in range(function.lineno, function.end_lineno + 1)
-        if f"[{tag}]" in lines[number - 1]
-    ]
+    inside = range(function.lineno, function.end_lineno + 1)
+    [tagged] = [line for line in inside if f"[{tag}]" in lines[line - 1]]
     after_tag = []
     for node in ast.walk(function):
         if isinstance(node, ast.stmt) and not hasattr(node, "body") and node.end_lineno >= tagged:

@@ -87,8 +87,9 @@ BUGS = [
         explanation=(
             "Training is right, and so is its curve. But the saved policy divides observations by"
             " the variance, and in training the network has seen them divided by the deviation. "
-            "So the evaluation shows the network inputs that it has never met. The sign of such a"
-            " bug is a final evaluation that does not fit the end of the curve."
+            "So the evaluation shows the network inputs that it has never met. The curves are the"
+            " same to the last digit, and the final evaluation is not: nothing that is logged in "
+            "training could tell."
         ),
         caught_by="test_run.py::test_policy_pt_is_the_network[reinforce_baseline-"
         "tiny_envs:IdentityBox-v0]",
@@ -135,8 +136,8 @@ BUGS = [
             "its deviation says nothing about returns. In CartPole, where every reward is 1, the "
             "sum climbs to 1/(1−γ) = 100 once and stays there. After 60,000 steps its deviation "
             "is 11, where that of the sum of an episode is 31: critic and gradient see rewards "
-            "three times as large. Nothing breaks, but step size, value loss and entropy bonus "
-            "are no longer balanced."
+            "three times as large. Step size, value loss and entropy bonus are no longer "
+            "balanced, and the return falls again."
         ),
         caught_by="test_rollout.py::TestCollector::test_every_number_of_a_rollout[a2c]",
     ),
