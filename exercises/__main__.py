@@ -82,7 +82,7 @@ def write_bug(number: int) -> int:
     path = Path(f"bug_{number}.py")
     script = find_bug(number).script
     write_new(path, planted(find_bug(number)))
-    print(f"{path} is {script}.py with a bug. It runs, but learns worse or measures wrong.")
+    print(f"{path} is {script}.py with a bug. It trains without an error.")
     print(f"Name the line: python -m exercises bug {number} --answer {path}:LINE")
     return RIGHT
 
