@@ -162,3 +162,12 @@ def test_both_curves_are_shown(tmp_path):
     assert len(rows) > 5
     for mine, my_bar, own, own_bar in rows:
         assert mine == own and my_bar == own_bar
+
+
+def test_a_reader_that_leaves():
+    """As in `python -m exercises | head -1`."""
+    command = [sys.executable, "-m", "exercises"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, env=process_environment(), **pipes)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
