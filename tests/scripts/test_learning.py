@@ -22,7 +22,7 @@ def test_the_identity(script, completed_run, tmp_path, env_id):
         pytest.skip("Box actions only")
     flags = environment_flags(script, env_id, tmp_path)
     if script in OFF_POLICY:
-        flags += ("--total-timesteps", 1500, "--learning-starts", 500)
+        flags += ("--total-timesteps", 2000, "--learning-starts", 500)
     else:
         flags += ("--total-timesteps", 30_000)
     if script == "dagger":
