@@ -120,8 +120,9 @@ def draw_biases(ax, policies: list[PolicyMeasurement]) -> None:
     ax.set_title("is the mean ∇J?")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.set_xlabel(
-        "squared distance of the mean from that of Gₜ − V(sₜ),\n"
-        "over what is expected without bias (grey: 95 % of that)"
+        "squared distance of the mean from\n"
+        "that of Gₜ − V(sₜ), over what is expected\n"
+        "without bias (grey: 95 % of that)"
     )
 
 
