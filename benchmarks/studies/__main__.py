@@ -31,6 +31,7 @@ STUDIES = {  # the module of each claim, whose function `study` measures it
     "C9": "c09_imitation",
     "C10": "c10_off_policy",
     "C11": "c11_theory",
+    "C12": "c12_trust_region",
 }
 SHARED_CELLS = {  # how the names of the cells begin, for a claim that needs another's cells
     "C7": ("c5-none", "c5-kl-1__", "c5-clip", "c7-"),
@@ -42,7 +43,7 @@ class StudyOptions:
     """Measure the lectures' claims: run the suite's missing jobs, write <claim>.png and .md."""
 
     claims: tyro.conf.Positional[tuple[str, ...]] = tuple(STUDIES)
-    """which, C1 to C11 (default: all)"""
+    """which, C1 to C12 (default: all)"""
     runs_dir: Path = Path("benchmarks/runs")
     """where the suite's folder is made"""
     out: Path = Path("benchmarks/results/lectures")
