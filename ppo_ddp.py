@@ -94,6 +94,8 @@ if LAUNCHED:
 
 @dataclass
 class Args:
+    """First the task, as far as --seed; then the algorithm; from --exp-name on, the run."""
+
     # The task
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""

@@ -88,6 +88,8 @@ SCRIPT = Path(__file__).stem
 
 @dataclass
 class Args:
+    """First the task, as far as --seed; then the algorithm; from --exp-name on, the run."""
+
     # The task
     env_id: str = "Pendulum-v1"
     """id of the gymnasium environment: vector observations, Box actions"""
