@@ -139,6 +139,8 @@ class Args:
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
     """episodes of the final evaluation, one in each of as many parallel environments"""
+    eval_interval: int = 0
+    """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
     """instead of training, evaluate the policy of this run's folder"""
     render: Literal["human"] | None = None
@@ -580,6 +582,7 @@ def export(agent: Agent) -> dict:
 
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
+INTERVAL_EPISODES = 10  # of an evaluation during the training
 # What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
 # Not every script uses all.
 TRAINING = 0
@@ -811,6 +814,7 @@ class Run:
         A value that is not finite stops the run.
         """
         count = self.count
+        last_step = count.global_step
         count.global_step += num_steps
         count.episodes += len(episodes)
         count.wall_s = time.perf_counter() - self.started
@@ -822,6 +826,9 @@ class Run:
             mean_return, mean_length = np.mean(episodes, axis=0)
             self.metric("charts/episodic_return", mean_return)
             self.metric("charts/episodic_length", mean_length)
+        interval = self.args.eval_interval
+        if interval > 0 and count.global_step // interval > last_step // interval:
+            self.metric("eval/episodic_return", self.evaluate_now())
         means = [torch.stack(values).mean() for values in self.metrics.values()]
         means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
         means = dict(zip(self.metrics, means))
@@ -836,6 +843,15 @@ class Run:
         self.show_progress()
         if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
             self.save()
+
+    def evaluate_now(self) -> float:
+        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        start = time.perf_counter()
+        policy = load_policy(io.BytesIO(to_bytes(export(self.parts["agent"]))))
+        envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
+        returns, _ = evaluate(policy, envs, derive_seed(self.args.seed, EVALUATION))
+        self.started += time.perf_counter() - start  # its time does not count as training
+        return returns.mean()
 
     def show_progress(self) -> None:
         """Move the bar. Where there is no terminal, and so no bar, print a line now and then."""

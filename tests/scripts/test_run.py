@@ -1,5 +1,6 @@
 """A run as a user sees it: its folder, its end, its interruption, its repetition."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -149,6 +150,29 @@ def test_a_log_line_has_the_means_of_what_was_collected_since_the_last(
     assert logged.keys() == expected.keys()
     for tag, points in expected.items():
         np.testing.assert_allclose(logged[tag], points, rtol=1e-5, atol=1e-6, err_msg=tag)
+
+
+@pytest.mark.quick_for("ppo_clip", "ppo_ddp", "sac")
+def test_evaluations_during_the_training_do_not_change_it(module, script, train_here):
+    steps = short_run_steps(script)
+    flags = {"total_timesteps": steps, "eval_episodes": module.INTERVAL_EPISODES, "cuda": False}
+    if script in OFF_POLICY:
+        flags |= {"learning_starts": 200, "batch_size": 32, "updates_per_step": 0.2}
+    without = train_here(module, "without", **flags)
+    evaluated = train_here(module, "evaluated", eval_interval=steps // 4, **flags)
+
+    expected = []
+    for before, step in itertools.pairwise([0, *logged_steps(evaluated)]):
+        if step // (steps // 4) > before // (steps // 4):
+            expected.append(step)
+    *points, last = scalars(evaluated)["eval/episodic_return"]
+    assert [step for step, _ in points] == expected and len(expected) >= 3
+    # The last of them is of the same policy, seed and number of episodes as the final one.
+    assert points[-1] == last == (last[0], pytest.approx(summary(evaluated)["eval_return_mean"]))
+    weights = checkpoint(evaluated)["agent"]
+    for name, tensor in checkpoint(without)["agent"].items():
+        assert torch.equal(tensor, weights[name]), name
+    assert len(scalars(without)["eval/episodic_return"]) == 1
 
 
 @pytest.mark.quick_for("ppo_clip")
