@@ -668,6 +668,8 @@ def evaluate_again(args: Args) -> None:
         envs = make_envs(args.env_id, args.eval_episodes)
         returns, lengths = evaluate(policy, envs, seed)
     else:
+        os.environ["SDL_NO_SIGNAL_HANDLERS"] = "1"  # a window of pygame's would keep Ctrl-C from us
+        say("Ctrl-C here ends it")
         env = gym.make_vec(args.env_id, 1, "sync", render_mode=args.render)
         episodes = []
         for i in range(args.eval_episodes):

@@ -1,6 +1,7 @@
 """--evaluate: a saved policy is run again, in place of a training."""
 
 import re
+import signal
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_in_a_window(run_dir, completed_run):
     _, mean, _, episodes, shortest, longest = result_of(lines[-1])
     assert episodes == 2 and [shortest, longest] == sorted(lengths)
     assert mean == pytest.approx(sum(lengths) / 2, abs=0.06)
+
+
+@pytest.mark.slow
+def test_ctrl_c_closes_the_window(run_dir, start, monkeypatch):
+    """pygame's window would take the signal, and do nothing."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    process = start("ppo_clip", "--evaluate", "r", "--render", "human")
+    while not process.stdout.readline().startswith("episode 1"):
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == -signal.SIGINT
 
 
 @pytest.mark.slow
