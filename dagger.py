@@ -122,7 +122,7 @@ class Args:
     exp_name: str = SCRIPT
     """name of the experiment, part of the run folder's name"""
     run_dir: str | None = None
-    """folder of the run (default: runs/<env>__<exp>__<seed>__<unix time>)"""
+    """folder of the run (None: runs/<env>__<exp>__<seed>__<unix time>)"""
     resume: str | None = None
     """continue the run in this folder with its own flags; flags given beside it override them"""
     checkpoint_interval: float = 60.0
@@ -769,7 +769,8 @@ class Run:
         (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
         self.save()  # so that --resume works from the start
         write_whole(self.dir / "config.json", to_json(describe(args, device)))
-        say(f"{args.env_id} on {device}; the run's folder is {self.dir}")
+        continues = f", from step {step:,}" if args.resume else ""
+        say(f"{args.env_id} on {device}{continues}; the run's folder is {self.dir}")
         if envs.spec.max_episode_steps is None:
             limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
             say(f"{args.env_id} names no time limit: {limit}")
@@ -1091,6 +1092,9 @@ def parse_args_to_evaluate(args: Args) -> Args:
     """Read the command line again, with the saved policy's environment as the default."""
     if args.resume is not None or args.run_dir is not None:
         fail("--evaluate trains nothing: leave --resume and --run-dir out")
+    display = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"} & os.environ.keys()
+    if args.render is not None and sys.platform == "linux" and not display:
+        fail("--render human needs a display; without one --capture-video films an episode")
     with errors_of(f"--evaluate {args.evaluate}"):
         saved = torch.load(Path(args.evaluate, "policy.pt"), "cpu", weights_only=True)
         default = Args(env_id=saved["env_id"])

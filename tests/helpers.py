@@ -16,7 +16,8 @@ from gymnasium.spaces import Discrete
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+# A reader's own copies, my_ppo.py and the like, may lie beside the scripts.
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if not path.stem.startswith("my_"))
 OFF_POLICY = [script for script in SCRIPTS if script in ("ddpg", "td3", "sac")]
 ON_POLICY = [script for script in SCRIPTS if script not in (*OFF_POLICY, "dagger")]
 

@@ -3,7 +3,8 @@
     python tools/copy_shared.py ppo_clip.py
 
 The shared part begins at the line `# ---…--- the same in every script` and ends with the file. What
-stands above that line is left as it is. A script without the line is left alone, and named.
+stands above that line is left as it is. A script without the line is left alone, and named. One
+called my_… is its owner's, and left alone.
 """
 
 import argparse
@@ -31,6 +32,8 @@ def copy_shared(source: Path) -> None:
         print(f"{source} has no line '# ---- {MARKER}'", file=sys.stderr)
         sys.exit(2)
     for path in sorted(source.resolve().parent.glob("*.py")):
+        if path.stem.startswith("my_"):
+            continue  # a copy that is its owner's to change
         own, old_shared = split_at_marker(path.read_text(encoding="utf-8"))
         if not old_shared:
             print(f"{path.name} has no such line: left alone")

@@ -42,6 +42,13 @@ def test_the_shared_part_alone_is_copied(scripts):
     assert "two.py" not in copy_shared(scripts["one"]).stdout  # there is nothing left to do
 
 
+def test_a_readers_own_copy_is_left_alone(scripts, tmp_path):
+    text = f"my = 4\n{MARKER}\ndef mine():\n    pass\n"
+    (tmp_path / "my_two.py").write_text(text)
+    assert "my_two" not in copy_shared(scripts["one"]).stdout
+    assert (tmp_path / "my_two.py").read_text() == text
+
+
 @pytest.mark.parametrize(
     "name, said", [("three", "has no line '# ---- the same"), ("four", "no such file")]
 )

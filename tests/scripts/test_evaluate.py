@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 
 import pytest
 
@@ -84,6 +85,14 @@ def test_ctrl_c_closes_the_window(run_dir, start, monkeypatch):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == -signal.SIGINT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
+def test_no_display(run_dir, run, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    done = run("ppo_clip", "--evaluate", "r", "--render", "human")
+    assert_refused(done, "--render human needs a display")
 
 
 @pytest.mark.slow
