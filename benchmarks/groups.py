@@ -169,15 +169,13 @@ def gymnasium_threshold(env_id: str) -> float | None:
 def thresholds(curves: list[Curve], default: float | None) -> dict[str, float | None]:
     """The threshold of each algorithm in an environment, from the manifests of its runs.
 
-    An algorithm without a manifest has the highest threshold of the others, or else the default.
+    An algorithm without a manifest, such as a reference, has the default.
     """
     from_suite = {}
     for curve in curves:
         if curve.manifest:
             from_suite[curve.algorithm] = curve.manifest.get("threshold")
-    known = [threshold for threshold in from_suite.values() if threshold is not None]
-    shared = max(known, default=default)
-    return {curve.algorithm: from_suite.get(curve.algorithm, shared) for curve in curves}
+    return {curve.algorithm: from_suite.get(curve.algorithm, default) for curve in curves}
 
 
 def rank(group: Group) -> tuple[bool, int, str]:

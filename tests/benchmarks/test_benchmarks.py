@@ -421,15 +421,26 @@ def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
     assert ax.lines[0].get_xdata()[0] == 355 and len(group.iqm_curve) == BINS
 
 
-def test_thresholds_are_the_suites_for_its_own_algorithms_and_the_highest_for_others(tmp_path):
+@pytest.mark.parametrize("env_id, gymnasiums", [("CartPole-v1", 475), ("Pendulum-v1", None)])
+def test_thresholds_are_the_suites_for_its_own_algorithms_and_gymnasiums_for_others(
+    tmp_path, env_id, gymnasiums
+):
     for name, goal in (("keen", 5), ("keener", 6), ("calm", None)):
-        manifest = job_manifest("CartPole-v1", name, threshold=goal)
+        manifest = job_manifest(env_id, name, threshold=goal)
         write_log(tmp_path / name, straight_line(1), manifest=manifest)
-    write_log(tmp_path / "CartPole-v1__other__1__1", straight_line(1))
+    write_log(tmp_path / f"{env_id}__other__1__1", straight_line(1))
+    rows = "".join(f"{env_id}__ppo__1,{step},{step},{step}\n" for step in range(10, 100, 10))
+    head = "run,step,episodic_return,seconds\n"
+    (tmp_path / f"cleanrl-ppo-{env_id}.csv").write_text(head + rows)
     curves, _ = read_curves((tmp_path,), None)
-    groups = group_curves(curves, None, of_returns=True)["CartPole-v1"]
-    goals = {group.algorithm: group.threshold for group in groups}
-    assert goals == {"keen": 5, "keener": 6, "calm": None, "other": 6}
+
+    def goals(threshold: float | None) -> dict[str, float | None]:
+        groups = group_curves(curves, threshold, of_returns=True)[env_id]
+        return {group.algorithm: group.threshold for group in groups}
+
+    own = {"keen": 5, "keener": 6, "calm": None}
+    assert goals(None) == {**own, "other": gymnasiums, "cleanrl-ppo": gymnasiums}
+    assert set(goals(7).values()) == {7}
 
 
 WITH_RESULTS = [path for path in SUITES if path.stem != "lectures"]
