@@ -13,12 +13,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tyro
+from bokeh.models import Span
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
 
+from benchmarks.compare import compare_runs
 from benchmarks.groups import group_curves
 from benchmarks.jobs import parse_seeds, read_suite
+from benchmarks.options import CompareOptions
+from benchmarks.page import make_panels, make_styles
 from benchmarks.plots import draw_curves
 from benchmarks.readers import read_curves
 from benchmarks.stats import (
@@ -441,6 +445,35 @@ def test_thresholds_are_the_suites_for_its_own_algorithms_and_gymnasiums_for_oth
     own = {"keen": 5, "keener": 6, "calm": None}
     assert goals(None) == {**own, "other": gymnasiums, "cleanrl-ppo": gymnasiums}
     assert set(goals(7).values()) == {7}
+
+
+@pytest.mark.parametrize("in_manifest, in_options", [(0, None), (0.0, None), (475, 0.0)])
+def test_a_threshold_of_0_is_one(tmp_path, in_manifest, in_options):
+    """It is in the pictures, the page and the tables, and is reached, or missed and noted."""
+    for name, start in (("above", -500), ("below", -1500)):
+        points = [(step, start + value, seconds) for step, value, seconds in straight_line(1)]
+        manifest = job_manifest("CartPole-v1", name, threshold=in_manifest)
+        write_log(tmp_path / name, points, manifest=manifest)
+    out = tmp_path / "report"
+    compare_runs(CompareOptions((tmp_path,), threshold=in_options, out=out))
+    below, above = sorted(read_csv(out / "table.csv"), key=lambda row: float(row["IQM"]))
+    assert float(above["threshold"]) == float(below["threshold"]) == 0
+    assert (above["met"], below["met"]) == ("True", "False")
+    assert float(above["steps to"]) == pytest.approx(525, abs=20) and below["steps to"] == "inf"
+    report = (out / "report.md").read_text()
+    assert "CartPole-v1, below: below its threshold" in report
+    assert "CartPole-v1, above: below its threshold" not in report
+    assert report.count("|      0.00 |") == 2
+
+    curves, _ = read_curves((tmp_path,), None)
+    groups = group_curves(curves, in_options, of_returns=True)["CartPole-v1"]
+    ax = Figure().subplots()
+    draw_curves(ax, groups, {"above": "black", "below": "black"}, "steps")
+    [line] = [line for line in ax.lines if line.get_label() == "threshold"]
+    assert list(line.get_ydata()) == [0, 0]
+    for panel in make_panels(groups, make_styles(groups), "return"):
+        [span] = panel.select({"type": Span})
+        assert span.location == 0
 
 
 WITH_RESULTS = [path for path in SUITES if path.stem != "lectures"]
