@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from . import BadInput
@@ -37,6 +37,8 @@ RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
 SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
+# The bytes by which a record of an events file is known to be that of a writer with a purge_step.
+TAKES_UP = Event(session_log=SessionLog(status=SessionLog.START)).SerializeToString()
 
 
 @dataclass
@@ -111,19 +113,24 @@ def is_return(metric: str | None) -> bool:
 # ---------------------------------------------------------------- TensorBoard's files
 
 
-def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
-    """The scalars of any of the tags in an events file; seconds since the file was opened.
+def read_events(path: Path, tags: tuple[str, ...]) -> tuple[Scalars, int | None]:
+    """The scalars of any of the tags in an events file, and the step at which it takes up.
+
+    Seconds are since the file was opened. The step is the purge_step of the file's writer: what
+    other files have logged from there on was done again. It is None if the writer had none.
 
     An events file is a sequence of records: length (8 bytes), its checksum (4), an Event, its
-    checksum (4). Only records that contain a tag are parsed. A last record that was cut short by
-    a kill is left out. Raises Damaged if a checksum is wrong.
+    checksum (4). Only records that contain a tag or TAKES_UP are parsed. A last record that was
+    cut short by a kill is left out. Raises Damaged if a checksum is wrong.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path}: {explain(error)}") from error
-    any_tag = re.compile(b"|".join(re.escape(tag.encode()) for tag in tags))
+    wanted = [TAKES_UP, *[tag.encode() for tag in tags]]
+    any_wanted = re.compile(b"|".join(re.escape(text) for text in wanted))
     opened = None
+    takes_up = None
     points = []
     start = 0
     while start + 12 <= len(data):
@@ -136,7 +143,7 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
         start = event_end + 4
         if start > len(data):
             break
-        if opened is not None and not any_tag.search(data, event_start, event_end):
+        if opened is not None and not any_wanted.search(data, event_start, event_end):
             continue
         content = data[event_start:event_end]
         [checksum] = struct.unpack_from("<L", data, event_end)
@@ -148,11 +155,14 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
             raise Damaged(f"{record} is no event") from error
         if opened is None:
             opened = event.wall_time
+        if event.session_log.status == SessionLog.START:
+            takes_up = event.step
         for value in event.summary.value:
             if value.tag in tags:
                 points.append((event.step, value.simple_value, event.wall_time - opened))
     columns = np.array(points, dtype=float).reshape(-1, 3)
-    return Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
+    scalars = Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
+    return scalars, takes_up
 
 
 @functools.cache
@@ -164,15 +174,18 @@ def length_checksum(length: int) -> int:
 def read_folder(folder: Path, tags: tuple[str, ...]) -> Scalars:
     """The scalars of all events files of a folder; seconds since the run began.
 
-    Each file after the first goes on where a resumed run took up. What the files before it logged
-    after that step was done again, and is left out. Raises Damaged if a file is damaged.
+    Each file after the first goes on where a resumed run took up: at the step that it names, or
+    else at that of its first point. What the files before it logged from there on was done again,
+    and is left out. Raises Damaged if a file is damaged.
     """
     nothing = np.empty(0)
     joined = Scalars(nothing, nothing, nothing)
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        scalars = read_events(path, tags)
-        if scalars.step.size:
-            joined = joined.before(scalars.step[0]).followed_by(scalars)
+        scalars, takes_up = read_events(path, tags)
+        if takes_up is None and scalars.step.size:
+            takes_up = scalars.step[0]
+        if takes_up is not None:
+            joined = joined.before(takes_up).followed_by(scalars)
     return joined
 
 

@@ -325,6 +325,33 @@ def test_a_resumed_log_and_one_cut_short(tmp_path):
     assert len(curves) == 1
 
 
+@pytest.mark.parametrize(
+    "taken_up, steps",
+    [
+        ([(400, 800)], [100, 200, 300, 800, 900, 1000]),  # 400 to 600 were done again
+        ([(350, None), (250, 800)], [100, 200, 800, 900, 1000]),  # killed before the first point
+        ([(250, 800), (850, 850)], [100, 200, 800, 850, 950]),
+        ([(250, 800), (None, 950)], [100, 200, 800, 900, 950]),
+        ([(0, 800)], [800, 900, 1000]),
+    ],
+)
+def test_a_resumed_log_from_where_its_writer_took_up(tmp_path, taken_up, steps):
+    """Each further file: the writer's purge_step, and its first point, if it has any."""
+    folder = tmp_path / "A-v0__x__1__1"
+    write_log(folder, straight_line(1, end=600, count=6))
+    for purge_step, first in taken_up:
+        time.sleep(1.1)  # another second, another file name
+        points = (
+            [] if first is None else [(step, -1, step / 100) for step in range(first, 1001, 100)]
+        )
+        write_log(folder, points, purge_step=purge_step)
+    [curve], _ = read_curves((tmp_path,), None)
+    assert curve.step.tolist() == steps
+    assert (np.diff(curve.seconds) > 0.5).all()
+    of_the_first_file = [step for step, value in zip(curve.step, curve.value) if value > 0]
+    assert of_the_first_file == [step for step in steps if step <= 600]
+
+
 # ---------------------------------------------------------------- compare and speed
 
 
