@@ -29,7 +29,7 @@ from .files import (
     printable,
     read_table,
 )
-from .jobs import read_manifest
+from .jobs import Foreign, read_manifest
 
 OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
@@ -349,6 +349,9 @@ class Collection:
         for file in sorted(path.rglob("manifest.json")):
             try:
                 manifests[file.parent] = read_manifest(file)
+            except Foreign as error:
+                self.notes.append(f"{error}: ignored")
+                continue
             except Damaged as error:
                 manifests[file.parent] = {"complete": False}  # nobody knows
                 self.leave_out(error)
