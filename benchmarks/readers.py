@@ -37,6 +37,7 @@ RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
 SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
+WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")  # a run's folder in wandb/
 # The bytes by which a record of an events file is known to be that of a writer with a purge_step.
 TAKES_UP = Event(session_log=SessionLog(status=SessionLog.START)).SerializeToString()
 
@@ -218,6 +219,12 @@ def closest_manifest(folder: Path, manifests: dict[Path, dict]) -> dict:
     return {}
 
 
+def is_wandbs(path: Path) -> bool:
+    """Whether a file is one that Weights & Biases keeps, as in wandb/run-20260102_030405-abc."""
+    pairs = zip(path.parts, path.parts[1:])
+    return any(above == "wandb" and WANDB_RUN.fullmatch(name) for above, name in pairs)
+
+
 def check_points(scalars: Scalars, path: Path) -> None:
     """Raise Damaged if the points are not such as a run logs."""
     if scalars.finite().step.size < scalars.step.size:
@@ -360,7 +367,7 @@ class Collection:
                 self.notes.append(f"{file.parent} failed or is unfinished: left out")
         folders = set()
         for file in path.rglob("events.out.tfevents.*"):
-            if "wandb" not in file.parts:
+            if not is_wandbs(file.relative_to(path)):
                 folders.add(file.parent)
         for folder in sorted(folders):
             manifest = closest_manifest(folder, manifests)

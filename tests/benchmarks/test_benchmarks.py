@@ -352,6 +352,26 @@ def test_a_resumed_log_from_where_its_writer_took_up(tmp_path, taken_up, steps):
     assert of_the_first_file == [step for step in steps if step <= 600]
 
 
+@pytest.mark.parametrize("name", ["run-20260102_030405-a1b2c3d4", "offline-run-20260102_030405-x"])
+def test_what_wandb_keeps_in_a_runs_folder_is_no_run(tmp_path, name):
+    """Unless it is asked for."""
+    run = tmp_path / "A-v0__x__1__1"
+    write_log(run, straight_line(1))
+    write_log(run / "wandb" / name / "files" / "A-v0__x__2__1", straight_line(2))
+    [curve], notes = read_curves((tmp_path,), None)
+    assert curve.path == run and not notes
+    [curve], _ = read_curves((run / "wandb",), None)
+    assert curve.seed == 2
+
+
+def test_a_users_folder_of_runs_may_be_called_wandb(tmp_path):
+    run = tmp_path / "wandb" / "mine" / "A-v0__x__1__1"
+    write_log(run, straight_line(1))
+    for path in (tmp_path, tmp_path / "wandb", tmp_path / "wandb" / "mine"):
+        [curve], notes = read_curves((path,), None)
+        assert curve.path == run and not notes
+
+
 # ---------------------------------------------------------------- compare and speed
 
 
