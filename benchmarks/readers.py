@@ -18,6 +18,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from . import BadInput
 from .files import (
+    COUNT,
     LARGEST,
     NAME,
     NUMBER_OR_NULL,
@@ -35,6 +36,7 @@ OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
 RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
 SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
+SUMMARY_COUNTS = {"global_step": COUNT}
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
 WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")  # a run's folder in wandb/
@@ -102,6 +104,8 @@ class Curve:
     """whether it is from a reference CSV"""
     evaluation: float | None = None
     """mean return of the final evaluation, if there was one"""
+    trained: int | None = None
+    """environment steps of the training, if the run says it: its last point is a little before"""
     manifest: dict = field(default_factory=dict)
     """manifest.json, if `benchmarks run` has run this"""
 
@@ -252,8 +256,11 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
         return f"{folder}: no {' or '.join(tags)} in its log: left out"
     check_points(scalars, folder)
     evaluation = None
+    trained = None
     if summary.exists() and is_return(metric):
-        evaluation = read_table(summary, SUMMARY_FIGURES, {})["eval_return_mean"]
+        figures = read_table(summary, SUMMARY_FIGURES, SUMMARY_COUNTS)
+        evaluation = figures["eval_return_mean"]
+        trained = figures.get("global_step")
     return Curve(
         env_id=printable(identity.env_id),
         algorithm=printable(identity.algorithm),
@@ -263,6 +270,7 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
         seconds=scalars.seconds,
         path=folder,
         evaluation=evaluation,
+        trained=trained,
         manifest=manifest,
     )
 

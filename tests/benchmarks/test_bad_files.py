@@ -150,6 +150,13 @@ def test_an_evaluation_that_is_no_number(runs, assert_left_out, value):
     assert_left_out(runs, path, "eval_return_mean is ")
 
 
+@pytest.mark.parametrize("value", ['"all"', "0", "null", "1.5"])
+def test_steps_of_a_training_that_are_no_count(runs, assert_left_out, value):
+    path = runs / "bad" / "summary.json"
+    path.write_text(f'{{"eval_return_mean": 9, "global_step": {value}}}')
+    assert_left_out(runs, path, "global_step is ")
+
+
 def events_file(runs: Path) -> Path:
     [path] = (runs / "bad").glob("events.out.tfevents.*")
     return path
