@@ -12,6 +12,7 @@ from .files import NUMBER, Damaged, check_folder
 from .groups import Group, Result, caveats, group_curves, summarise
 from .options import CompareOptions
 from .plots import draw_pictures
+from .published import Figure, below_published, published_table, read_published
 from .readers import Curve, is_return, read_curves, read_rows
 from .report import (
     Report,
@@ -27,6 +28,7 @@ from .tables import markdown_table
 
 MEASUREMENT = {"commit", "machine", "versions", "workers"}  # entries of a manifest
 RANDOM_RETURNS = Path(__file__).parent / "reference" / "random.csv"
+PUBLISHED = Path(__file__).parent / "reference" / "published.csv"
 
 
 def compare_runs(options: CompareOptions) -> int:
@@ -38,6 +40,7 @@ def compare_runs(options: CompareOptions) -> int:
     check_folder(options.out, "--out")
     if options.threshold is not None and not NUMBER.holds(options.threshold):
         raise BadInput(f"--threshold must be {NUMBER.name}, not {options.threshold}")
+    figures = published_figures(options)
     curves, notes = read_curves(options.paths, options.metric)
     by_env = group_curves(curves, options.threshold, is_return(options.metric))
     groups = [group for env_groups in by_env.values() for group in env_groups]
@@ -46,6 +49,7 @@ def compare_runs(options: CompareOptions) -> int:
     notes += left_out(curves, by_env)
     notes += caveats(by_env)
     notes += below_threshold(results)
+    notes += below_published(results, figures)
     notes += unscored
     report = Report(
         title=f"{len(curves)} runs compared",
@@ -56,6 +60,7 @@ def compare_runs(options: CompareOptions) -> int:
         notes=notes,
         finals=finals_table(results),
         results=results_table(results),
+        published=published_table(results, figures),
         across=across_table(scores),
         improvements=improvements_table(groups),
     )
@@ -73,6 +78,16 @@ def compare_runs(options: CompareOptions) -> int:
         write_text(out / "report.html", html_report(report))
         print(f"{out}/report.html")
     return 0
+
+
+def published_figures(options: CompareOptions) -> list[Figure]:
+    """The published results to be compared with, which are returns. Raises BadInput."""
+    if not is_return(options.metric):
+        return []
+    try:
+        return read_published(options.published or PUBLISHED)
+    except Damaged as error:
+        raise BadInput(f"--published {error}") from error
 
 
 # ---------------------------------------------------------------- notes

@@ -70,6 +70,7 @@ def is_name(text: str) -> bool:
 
 
 TEXT = Kind("a text", (str,))
+TEXT_OR_NULL = Kind("a text or null", (str, type(None)))
 NAME = Kind("a text of 1 to 200 characters", (str,), is_name)
 WHOLE_NUMBER = Kind("a whole number", (int,))
 COUNT = Kind("a whole number above 0", (int,), lambda number: number > 0)
@@ -85,17 +86,15 @@ WORDS = Kind("a list of words", (list,), lambda words: all(type(word) is str for
 
 
 def wrong_entry(table, required: dict[str, Kind], optional: dict[str, Kind]) -> str | None:
-    """What is wrong with a table, or None. An optional entry may be missing or null."""
+    """What is wrong with a table, or None. An optional entry may be missing."""
     if not TABLE.holds(table):
         return f"{reprlib.repr(table)} is not {TABLE.name}"
     for key, kind in {**required, **optional}.items():
-        value = table.get(key)
-        if value is None and key in optional:
-            continue
         if key not in table:
-            return f"no {key}"
-        if not kind.holds(value):
-            return f"{key} is {reprlib.repr(value)}, not {kind.name}"
+            if key in required:
+                return f"no {key}"
+        elif not kind.holds(table[key]):
+            return f"{key} is {reprlib.repr(table[key])}, not {kind.name}"
     return None
 
 
@@ -106,11 +105,16 @@ def check_table(table, required: dict[str, Kind], optional: dict[str, Kind], pat
         raise Damaged(f"{path}: {wrong}")
 
 
-def read_table(path: Path, required: dict[str, Kind], optional: dict[str, Kind]) -> dict:
-    """The table in a JSON file. Raises Damaged if it is none, or if an entry is not of its kind."""
+def read_json(path: Path):
+    """What a JSON file holds. Raises Damaged if it is none."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{path}: {explain(error)}") from error
+
+
+def read_table(path: Path, required: dict[str, Kind], optional: dict[str, Kind]) -> dict:
+    """The table in a JSON file. Raises Damaged if it is none, or if an entry is not of its kind."""
+    table = read_json(path)
     check_table(table, required, optional, path)
     return table

@@ -18,6 +18,7 @@ class Group:
     seeds       of the runs, in order
     ends        the last step of each run
     end         the step at which the runs are cut: where the shortest one ends
+    trained     environment steps of the shortest training
     values      (seeds, BINS) mean return in each bin
     steps       (BINS,) the bins' centres
     seconds     (BINS,) mean seconds of the runs at these steps
@@ -39,6 +40,7 @@ class Group:
         self.seeds = [curve.seed for curve in curves]
         self.ends = [curve.step[-1] for curve in curves]
         self.end = min(self.ends)
+        self.trained = min(c.step[-1] if c.trained is None else c.trained for c in curves)
         self.values = np.stack([resample(c.step, c.value, self.end) for c in curves])
         self.steps = (np.arange(BINS) + 0.5) * self.end / BINS
         seconds = [np.interp(self.steps, curve.step, curve.seconds) for curve in curves]
@@ -96,6 +98,9 @@ class Result:
     reference: bool
     seeds: int
     steps: float
+    """at which the runs are cut"""
+    trained: float
+    """of the shortest training"""
     final_return: float
     iqm: float
     low: float | None
@@ -129,6 +134,7 @@ def summarise(group: Group) -> Result:
         reference=group.reference,
         seeds=len(group.seeds),
         steps=group.end,
+        trained=group.trained,
         final_return=group.finals.mean(),
         iqm=iqm(group.finals),
         low=low,
@@ -169,15 +175,13 @@ def gymnasium_threshold(env_id: str) -> float | None:
 def thresholds(curves: list[Curve], default: float | None) -> dict[str, float | None]:
     """The threshold of each algorithm in an environment, from the manifests of its runs.
 
-    An algorithm without a manifest has the highest threshold of the others, or else the default.
+    An algorithm without a manifest, such as a reference, has the default.
     """
     from_suite = {}
     for curve in curves:
         if curve.manifest:
             from_suite[curve.algorithm] = curve.manifest.get("threshold")
-    known = [threshold for threshold in from_suite.values() if threshold is not None]
-    shared = max(known, default=default)
-    return {curve.algorithm: from_suite.get(curve.algorithm, shared) for curve in curves}
+    return {curve.algorithm: from_suite.get(curve.algorithm, default) for curve in curves}
 
 
 def rank(group: Group) -> tuple[bool, int, str]:

@@ -24,8 +24,10 @@ from .files import (
     COUNT,
     NAME,
     NUMBER,
+    NUMBER_OR_NULL,
     TABLE,
     TEXT,
+    TEXT_OR_NULL,
     TRUTH,
     WHOLE_NUMBER,
     WORDS,
@@ -34,7 +36,7 @@ from .files import (
     check_table,
     explain,
     file_name,
-    read_table,
+    read_json,
     wrong_entry,
 )
 from .watchman import MARK, end_tree
@@ -62,9 +64,9 @@ LONGEST_FILE_NAME = 255  # bytes
 MAX_SEEDS = 10_000  # of a cell: more are a slip of the pen
 MANIFEST_IDENTITY = {"env_id": NAME, "algorithm": NAME, "seed": WHOLE_NUMBER}
 MANIFEST_FACTS = {
-    "threshold": NUMBER,
+    "threshold": NUMBER_OR_NULL,
     "command": WORDS,
-    "commit": TEXT,
+    "commit": TEXT_OR_NULL,
     "versions": TABLE,
     "machine": TABLE,
     "workers": COUNT,
@@ -220,9 +222,19 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+class Foreign(Damaged):
+    """A manifest.json of another program."""
+
+
 def read_manifest(path: Path) -> dict:
-    """What a manifest.json records. Raises Damaged if that is not what the harness writes."""
-    manifest = read_table(path, {"complete": TRUTH}, MANIFEST_FACTS)
+    """What a manifest.json records. Raises Damaged if that is not what the harness writes.
+
+    It is Foreign if it has no entry `complete`, which the harness always writes.
+    """
+    manifest = read_json(path)
+    if not TABLE.holds(manifest) or "complete" not in manifest:
+        raise Foreign(f"{path} is not the harness's")
+    check_table(manifest, {"complete": TRUTH}, MANIFEST_FACTS, path)
     if manifest["complete"]:
         check_table(manifest, MANIFEST_IDENTITY, {}, path)
     return manifest

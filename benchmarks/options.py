@@ -41,6 +41,8 @@ class CompareOptions:
     """TensorBoard tag to compare (default: the return of the training episodes)"""
     threshold: float | None = None
     """threshold for every environment (default: the suite's, else the one that gymnasium knows)"""
+    published: Path | None = None
+    """CSV of published results to set beside ours (default: benchmarks/reference/published.csv)"""
     out: Path = Path("report")
     """folder of the report"""
     html: bool = False

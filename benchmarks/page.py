@@ -235,6 +235,8 @@ def html_report(report: Report) -> str:
         "results": html_table("results", report.results),
         "improvements": html_table("improvements", report.improvements),
     }
+    if len(report.published) > 1:
+        tables["published"] = html_table("published", report.published)
     if len(report.across) > 1:
         tables["across"] = html_table("across", report.across)
     variables = {

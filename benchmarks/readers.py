@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from . import BadInput
 from .files import (
+    COUNT,
     LARGEST,
     NAME,
     NUMBER_OR_NULL,
@@ -29,14 +30,18 @@ from .files import (
     printable,
     read_table,
 )
-from .jobs import read_manifest
+from .jobs import Foreign, read_manifest
 
 OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
 RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
 SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
+SUMMARY_COUNTS = {"global_step": COUNT}
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
+WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")  # a run's folder in wandb/
+# The bytes by which a record of an events file is known to be that of a writer with a purge_step.
+TAKES_UP = Event(session_log=SessionLog(status=SessionLog.START)).SerializeToString()
 
 
 @dataclass
@@ -99,6 +104,8 @@ class Curve:
     """whether it is from a reference CSV"""
     evaluation: float | None = None
     """mean return of the final evaluation, if there was one"""
+    trained: int | None = None
+    """environment steps of the training, if the run says it: its last point is a little before"""
     manifest: dict = field(default_factory=dict)
     """manifest.json, if `benchmarks run` has run this"""
 
@@ -111,19 +118,24 @@ def is_return(metric: str | None) -> bool:
 # ---------------------------------------------------------------- TensorBoard's files
 
 
-def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
-    """The scalars of any of the tags in an events file; seconds since the file was opened.
+def read_events(path: Path, tags: tuple[str, ...]) -> tuple[Scalars, int | None]:
+    """The scalars of any of the tags in an events file, and the step at which it takes up.
+
+    Seconds are since the file was opened. The step is the purge_step of the file's writer: what
+    other files have logged from there on was done again. It is None if the writer had none.
 
     An events file is a sequence of records: length (8 bytes), its checksum (4), an Event, its
-    checksum (4). Only records that contain a tag are parsed. A last record that was cut short by
-    a kill is left out. Raises Damaged if a checksum is wrong.
+    checksum (4). Only records that contain a tag or TAKES_UP are parsed. A last record that was
+    cut short by a kill is left out. Raises Damaged if a checksum is wrong.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path}: {explain(error)}") from error
-    any_tag = re.compile(b"|".join(re.escape(tag.encode()) for tag in tags))
+    wanted = [TAKES_UP, *[tag.encode() for tag in tags]]
+    any_wanted = re.compile(b"|".join(re.escape(text) for text in wanted))
     opened = None
+    takes_up = None
     points = []
     start = 0
     while start + 12 <= len(data):
@@ -136,7 +148,7 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
         start = event_end + 4
         if start > len(data):
             break
-        if opened is not None and not any_tag.search(data, event_start, event_end):
+        if opened is not None and not any_wanted.search(data, event_start, event_end):
             continue
         content = data[event_start:event_end]
         [checksum] = struct.unpack_from("<L", data, event_end)
@@ -148,11 +160,14 @@ def read_events(path: Path, tags: tuple[str, ...]) -> Scalars:
             raise Damaged(f"{record} is no event") from error
         if opened is None:
             opened = event.wall_time
+        if event.session_log.status == SessionLog.START:
+            takes_up = event.step
         for value in event.summary.value:
             if value.tag in tags:
                 points.append((event.step, value.simple_value, event.wall_time - opened))
     columns = np.array(points, dtype=float).reshape(-1, 3)
-    return Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
+    scalars = Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
+    return scalars, takes_up
 
 
 @functools.cache
@@ -164,15 +179,18 @@ def length_checksum(length: int) -> int:
 def read_folder(folder: Path, tags: tuple[str, ...]) -> Scalars:
     """The scalars of all events files of a folder; seconds since the run began.
 
-    Each file after the first goes on where a resumed run took up. What the files before it logged
-    after that step was done again, and is left out. Raises Damaged if a file is damaged.
+    Each file after the first goes on where a resumed run took up: at the step that it names, or
+    else at that of its first point. What the files before it logged from there on was done again,
+    and is left out. Raises Damaged if a file is damaged.
     """
     nothing = np.empty(0)
     joined = Scalars(nothing, nothing, nothing)
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        scalars = read_events(path, tags)
-        if scalars.step.size:
-            joined = joined.before(scalars.step[0]).followed_by(scalars)
+        scalars, takes_up = read_events(path, tags)
+        if takes_up is None and scalars.step.size:
+            takes_up = scalars.step[0]
+        if takes_up is not None:
+            joined = joined.before(takes_up).followed_by(scalars)
     return joined
 
 
@@ -205,6 +223,12 @@ def closest_manifest(folder: Path, manifests: dict[Path, dict]) -> dict:
     return {}
 
 
+def is_wandbs(path: Path) -> bool:
+    """Whether a file is one that Weights & Biases keeps, as in wandb/run-20260102_030405-abc."""
+    pairs = zip(path.parts, path.parts[1:])
+    return any(above == "wandb" and WANDB_RUN.fullmatch(name) for above, name in pairs)
+
+
 def check_points(scalars: Scalars, path: Path) -> None:
     """Raise Damaged if the points are not such as a run logs."""
     if scalars.finite().step.size < scalars.step.size:
@@ -232,8 +256,11 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
         return f"{folder}: no {' or '.join(tags)} in its log: left out"
     check_points(scalars, folder)
     evaluation = None
+    trained = None
     if summary.exists() and is_return(metric):
-        evaluation = read_table(summary, SUMMARY_FIGURES, {})["eval_return_mean"]
+        figures = read_table(summary, SUMMARY_FIGURES, SUMMARY_COUNTS)
+        evaluation = figures["eval_return_mean"]
+        trained = figures.get("global_step")
     return Curve(
         env_id=printable(identity.env_id),
         algorithm=printable(identity.algorithm),
@@ -243,6 +270,7 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
         seconds=scalars.seconds,
         path=folder,
         evaluation=evaluation,
+        trained=trained,
         manifest=manifest,
     )
 
@@ -336,6 +364,9 @@ class Collection:
         for file in sorted(path.rglob("manifest.json")):
             try:
                 manifests[file.parent] = read_manifest(file)
+            except Foreign as error:
+                self.notes.append(f"{error}: ignored")
+                continue
             except Damaged as error:
                 manifests[file.parent] = {"complete": False}  # nobody knows
                 self.leave_out(error)
@@ -344,7 +375,7 @@ class Collection:
                 self.notes.append(f"{file.parent} failed or is unfinished: left out")
         folders = set()
         for file in path.rglob("events.out.tfevents.*"):
-            if "wandb" not in file.parts:
+            if not is_wandbs(file.relative_to(path)):
                 folders.add(file.parent)
         for folder in sorted(folders):
             manifest = closest_manifest(folder, manifests)

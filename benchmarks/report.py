@@ -25,6 +25,9 @@ shortest ends.
   the seeds; in brackets how many of them do.
 - *steps/s*: of training, the median of the seeds. A reference's seconds hold whatever else ran on
   its machine.
+- *published*: what others report of the same algorithm after as many steps, within 2 %, the highest
+  first; in brackets the source, its version of the environment, its seeds. Evaluations stand beside
+  the evaluation, returns of the training beside the final return.
 - A normalised score is 0 for the random policy (`benchmarks/reference/random.csv`) and 1 for the
   best mean final return compared here in that environment. Its IQM is over all seeds of all
   environments that an algorithm ran in, with a bootstrap stratified by environment. Rows over
@@ -52,6 +55,8 @@ class Report:
     """table of the final returns: an algorithm a row, an environment a column"""
     results: list[list[str]]
     """table of all figures: a group a row"""
+    published: list[list[str]]
+    """table of published figures beside ours; only its head if there are none"""
     across: list[list[str]]
     """table of normalised scores; only its head if there are none"""
     improvements: list[list[str]]
@@ -185,6 +190,8 @@ def markdown_report(report: Report) -> str:
     sections.append("![learning curves](overview.png)\n")
     sections.append(f"Final return, IQM (95 % interval)\n\n{markdown_table(report.finals)}\n")
     sections.append(f"## All figures\n\n{markdown_table(report.results)}\n")
+    if len(report.published) > 1:
+        sections.append(f"## Published\n\n{markdown_table(report.published)}\n")
     sections.append(f"## To be borne in mind\n\n{bullets(report.notes)}")
     if len(report.across) > 1:
         sections.append(f"## Across environments\n\n{markdown_table(report.across)}\n")

@@ -1,17 +1,21 @@
 """What README.md and docs/ tell a reader to type, typed."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import readme_table
+from benchmarks.jobs import read_suite
 from helpers import ROOT, process_environment
 
 README = (ROOT / "README.md").read_text()
 USING = (ROOT / "docs" / "using.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
+HARNESS = (ROOT / "benchmarks" / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [
     ROOT / "LECTURES.md",
@@ -124,6 +128,26 @@ def test_a_saved_policy(tmp_path):
     program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport numpy as np\n"
     program += "obs = np.zeros(4)\n" + snippet.replace("<run>", "r") + "print(int(action))\n"
     assert python("-c", program, cwd=tmp_path).stdout.strip() in ("0", "1")
+
+
+def test_the_array_of_slurm_jobs(tmp_path):
+    """One task of it, as a dry run: it has its seed of each cell, and a folder of its own."""
+    [script] = [text for text in snippets(HARNESS, "bash") if "#SBATCH" in text]
+    (tmp_path / "suite.sh").write_text(script)
+    folder_of_python = Path(sys.executable).parent
+    environment = process_environment(
+        SLURM_ARRAY_TASK_ID="102",
+        SLURM_CPUS_PER_TASK="8",
+        PATH=f"{folder_of_python}:{os.environ['PATH']}",
+    )
+    command = ["bash", tmp_path / "suite.sh", "--only", "HalfCheetah*", "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    jobs = read_suite(ROOT / "benchmarks" / "suites" / "mujoco.toml", "102")
+    names = [job.dir.name for job in jobs if job.env_id == "HalfCheetah-v4"]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == names
+    words = next(line for line in script.splitlines() if "--runs-dir" in line).split()
+    assert "$SLURM_ARRAY_TASK_ID" in words[words.index("--runs-dir") + 1]
 
 
 @pytest.mark.parametrize("number", range(len(snippets(RECIPES, "python"))))

@@ -11,9 +11,18 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 
-def write_log(folder: Path, points, tag: str = "charts/episodic_return", **files) -> None:
-    """Events with a point (step, value, seconds) each, between others; and JSON files by name."""
-    writer = SummaryWriter(folder)
+def write_log(
+    folder: Path,
+    points,
+    tag: str = "charts/episodic_return",
+    purge_step: int | None = None,
+    **files,
+) -> None:
+    """Events with a point (step, value, seconds) each, between others; and JSON files by name.
+
+    `purge_step` is what a resumed run gives its writer: from there on it does points again.
+    """
+    writer = SummaryWriter(folder, purge_step=purge_step)
     begun = time.time()
     for step, value, seconds in points:
         writer.add_scalar("charts/SPS", 1000, step)

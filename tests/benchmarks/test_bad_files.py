@@ -1,6 +1,7 @@
 """Files that are not what they should be: each gets a line that names it, and the rest goes on."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -21,17 +22,17 @@ from fake_jobs import assert_refused, jobs_run, manifests
 from made_up_logs import MEASURED, job_manifest, run_config, straight_line, write_log
 
 # What a JSON file may hold in place of a table that has all entries.
-NO_TABLES = [
+NO_JSON = [
     b"",
     b'{"complete": tr',
-    b"[]",
-    b"null",
-    b"3",
-    b'"x"',
-    b"{}",
     b"\xff\xfe\x00",
     b"[" * 100_000,
     b'{"a": ' + b"9" * 5000 + b"}",
+]
+OTHER_JSON = [b"[]", b'[{"complete": true}]', b"null", b"3", b'"x"', b"{}", b'{"name": "an app"}']
+FILES_AND_CONTENTS = [
+    *itertools.product(["manifest.json"], NO_JSON),
+    *itertools.product(["config.json", "summary.json"], NO_JSON + OTHER_JSON),
 ]
 
 
@@ -73,14 +74,27 @@ def assert_left_out(capsys):
     return assert_left_out
 
 
-@pytest.mark.parametrize("content", NO_TABLES, ids=lambda content: repr(content[:12]))
-@pytest.mark.parametrize("name", ["manifest.json", "config.json", "summary.json"])
+@pytest.mark.parametrize("name, content", FILES_AND_CONTENTS, ids=lambda text: repr(text[:12]))
 def test_json_that_is_no_table(runs, assert_left_out, name, content):
     if name == "config.json":
         (runs / "bad" / "manifest.json").unlink()  # which is asked first
     path = runs / "bad" / name
     path.write_bytes(content)
     assert_left_out(runs, path)
+
+
+@pytest.mark.parametrize("content", OTHER_JSON, ids=repr)
+@pytest.mark.parametrize("folder", [".", "bad", "empty"])
+def test_a_manifest_of_another_program_costs_nothing(runs, capsys, folder, content):
+    """The runs in its folder and below are read by their own names."""
+    (runs / "bad" / "manifest.json").unlink()
+    (runs / "empty").mkdir()
+    path = runs / folder / "manifest.json"
+    path.write_bytes(content)
+    curves, notes = read_curves((runs,), None)
+    assert sorted(curve.algorithm for curve in curves) == ["bad", "fine"]
+    [note] = notes
+    assert str(path) in note and "ignored" in note and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "summary.json", "events.out.tfevents.0"])
@@ -106,6 +120,12 @@ def test_a_folder_in_place_of_a_file(runs, assert_left_out, name):
         ("versions", "new"),
         ("workers", "two"),
         ("command", "python a2c.py"),
+        ("machine", None),
+        ("versions", None),
+        ("workers", None),
+        ("command", None),
+        ("start", None),
+        ("end", None),
     ],
 )
 def test_an_entry_of_another_kind(runs, assert_left_out, key, value):
@@ -115,11 +135,26 @@ def test_an_entry_of_another_kind(runs, assert_left_out, key, value):
     assert_left_out(runs, path, f"{key} is ")
 
 
+def test_entries_that_the_harness_writes_as_null(runs):
+    path = runs / "bad" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "threshold": None, "commit": None}))
+    curves, notes = read_curves((runs,), None)
+    assert len(curves) == 2 and not notes
+
+
 @pytest.mark.parametrize("value", ['"high"', "NaN", "[1]", "true"])
 def test_an_evaluation_that_is_no_number(runs, assert_left_out, value):
     path = runs / "bad" / "summary.json"
     path.write_text(f'{{"eval_return_mean": {value}}}')
     assert_left_out(runs, path, "eval_return_mean is ")
+
+
+@pytest.mark.parametrize("value", ['"all"', "0", "null", "1.5"])
+def test_steps_of_a_training_that_are_no_count(runs, assert_left_out, value):
+    path = runs / "bad" / "summary.json"
+    path.write_text(f'{{"eval_return_mean": 9, "global_step": {value}}}')
+    assert_left_out(runs, path, "global_step is ")
 
 
 def events_file(runs: Path) -> Path:

@@ -13,12 +13,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tyro
+from bokeh.models import Span
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
 
+from benchmarks.compare import compare_runs
 from benchmarks.groups import group_curves
 from benchmarks.jobs import parse_seeds, read_suite
+from benchmarks.options import CompareOptions
+from benchmarks.page import make_panels, make_styles
 from benchmarks.plots import draw_curves
 from benchmarks.readers import read_curves
 from benchmarks.stats import (
@@ -321,6 +325,53 @@ def test_a_resumed_log_and_one_cut_short(tmp_path):
     assert len(curves) == 1
 
 
+@pytest.mark.parametrize(
+    "taken_up, steps",
+    [
+        ([(400, 800)], [100, 200, 300, 800, 900, 1000]),  # 400 to 600 were done again
+        ([(350, None), (250, 800)], [100, 200, 800, 900, 1000]),  # killed before the first point
+        ([(250, 800), (850, 850)], [100, 200, 800, 850, 950]),
+        ([(250, 800), (None, 950)], [100, 200, 800, 900, 950]),
+        ([(0, 800)], [800, 900, 1000]),
+    ],
+)
+def test_a_resumed_log_from_where_its_writer_took_up(tmp_path, taken_up, steps):
+    """Each further file: the writer's purge_step, and its first point, if it has any."""
+    folder = tmp_path / "A-v0__x__1__1"
+    write_log(folder, straight_line(1, end=600, count=6))
+    for purge_step, first in taken_up:
+        time.sleep(1.1)  # another second, another file name
+        points = (
+            [] if first is None else [(step, -1, step / 100) for step in range(first, 1001, 100)]
+        )
+        write_log(folder, points, purge_step=purge_step)
+    [curve], _ = read_curves((tmp_path,), None)
+    assert curve.step.tolist() == steps
+    assert (np.diff(curve.seconds) > 0.5).all()
+    of_the_first_file = [step for step, value in zip(curve.step, curve.value) if value > 0]
+    assert of_the_first_file == [step for step in steps if step <= 600]
+
+
+@pytest.mark.parametrize("name", ["run-20260102_030405-a1b2c3d4", "offline-run-20260102_030405-x"])
+def test_what_wandb_keeps_in_a_runs_folder_is_no_run(tmp_path, name):
+    """Unless it is asked for."""
+    run = tmp_path / "A-v0__x__1__1"
+    write_log(run, straight_line(1))
+    write_log(run / "wandb" / name / "files" / "A-v0__x__2__1", straight_line(2))
+    [curve], notes = read_curves((tmp_path,), None)
+    assert curve.path == run and not notes
+    [curve], _ = read_curves((run / "wandb",), None)
+    assert curve.seed == 2
+
+
+def test_a_users_folder_of_runs_may_be_called_wandb(tmp_path):
+    run = tmp_path / "wandb" / "mine" / "A-v0__x__1__1"
+    write_log(run, straight_line(1))
+    for path in (tmp_path, tmp_path / "wandb", tmp_path / "wandb" / "mine"):
+        [curve], notes = read_curves((path,), None)
+        assert curve.path == run and not notes
+
+
 # ---------------------------------------------------------------- compare and speed
 
 
@@ -421,15 +472,55 @@ def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
     assert ax.lines[0].get_xdata()[0] == 355 and len(group.iqm_curve) == BINS
 
 
-def test_thresholds_are_the_suites_for_its_own_algorithms_and_the_highest_for_others(tmp_path):
+@pytest.mark.parametrize("env_id, gymnasiums", [("CartPole-v1", 475), ("Pendulum-v1", None)])
+def test_thresholds_are_the_suites_for_its_own_algorithms_and_gymnasiums_for_others(
+    tmp_path, env_id, gymnasiums
+):
     for name, goal in (("keen", 5), ("keener", 6), ("calm", None)):
-        manifest = job_manifest("CartPole-v1", name, threshold=goal)
+        manifest = job_manifest(env_id, name, threshold=goal)
         write_log(tmp_path / name, straight_line(1), manifest=manifest)
-    write_log(tmp_path / "CartPole-v1__other__1__1", straight_line(1))
+    write_log(tmp_path / f"{env_id}__other__1__1", straight_line(1))
+    rows = "".join(f"{env_id}__ppo__1,{step},{step},{step}\n" for step in range(10, 100, 10))
+    head = "run,step,episodic_return,seconds\n"
+    (tmp_path / f"cleanrl-ppo-{env_id}.csv").write_text(head + rows)
     curves, _ = read_curves((tmp_path,), None)
-    groups = group_curves(curves, None, of_returns=True)["CartPole-v1"]
-    goals = {group.algorithm: group.threshold for group in groups}
-    assert goals == {"keen": 5, "keener": 6, "calm": None, "other": 6}
+
+    def goals(threshold: float | None) -> dict[str, float | None]:
+        groups = group_curves(curves, threshold, of_returns=True)[env_id]
+        return {group.algorithm: group.threshold for group in groups}
+
+    own = {"keen": 5, "keener": 6, "calm": None}
+    assert goals(None) == {**own, "other": gymnasiums, "cleanrl-ppo": gymnasiums}
+    assert set(goals(7).values()) == {7}
+
+
+@pytest.mark.parametrize("in_manifest, in_options", [(0, None), (0.0, None), (475, 0.0)])
+def test_a_threshold_of_0_is_one(tmp_path, in_manifest, in_options):
+    """It is in the pictures, the page and the tables, and is reached, or missed and noted."""
+    for name, start in (("above", -500), ("below", -1500)):
+        points = [(step, start + value, seconds) for step, value, seconds in straight_line(1)]
+        manifest = job_manifest("CartPole-v1", name, threshold=in_manifest)
+        write_log(tmp_path / name, points, manifest=manifest)
+    out = tmp_path / "report"
+    compare_runs(CompareOptions((tmp_path,), threshold=in_options, out=out))
+    below, above = sorted(read_csv(out / "table.csv"), key=lambda row: float(row["IQM"]))
+    assert float(above["threshold"]) == float(below["threshold"]) == 0
+    assert (above["met"], below["met"]) == ("True", "False")
+    assert float(above["steps to"]) == pytest.approx(525, abs=20) and below["steps to"] == "inf"
+    report = (out / "report.md").read_text()
+    assert "CartPole-v1, below: below its threshold" in report
+    assert "CartPole-v1, above: below its threshold" not in report
+    assert report.count("|      0.00 |") == 2
+
+    curves, _ = read_curves((tmp_path,), None)
+    groups = group_curves(curves, in_options, of_returns=True)["CartPole-v1"]
+    ax = Figure().subplots()
+    draw_curves(ax, groups, {"above": "black", "below": "black"}, "steps")
+    [line] = [line for line in ax.lines if line.get_label() == "threshold"]
+    assert list(line.get_ydata()) == [0, 0]
+    for panel in make_panels(groups, make_styles(groups), "return"):
+        [span] = panel.select({"type": Span})
+        assert span.location == 0
 
 
 WITH_RESULTS = [path for path in SUITES if path.stem != "lectures"]
