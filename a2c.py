@@ -15,9 +15,10 @@
 A tag such as [gae] names an equation and stands beside the code that computes it. The project's
 LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. One gradient step on each rollout raises
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. Each rollout raises the actor's objective by one
+gradient step, and lowers the critic's loss by K:
 
-    L(θ, φ) = E_t[ log π_θ(a_t|s_t) Â_t − c₁ ½ (V_φ(s_t) − R̂_t)² + c₂ H(π_θ) ]
+    L(θ) = E_t[ log π_θ(a_t|s_t) Â_t + c₂ H(π_θ) ]        L(φ) = E_t[ ½ (V_φ(s_t) − R̂_t)² ]
 
     where Â_t, an estimate of how much better a_t was than π_θ on average, and R̂_t are constants.
 
@@ -26,8 +27,9 @@ Algorithm   repeat until the budget of environment steps is spent
     2. δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
        Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
        R̂_t ← Â_t + V_φ(s_t)
-    3. θ, φ ← one Adam step on −L
-    4. update the statistics that normalise observations; log
+    3. θ ← one Adam step on −L(θ)
+    4. repeat K times: φ ← one Adam step on L(φ)
+    5. update the statistics that normalise observations; log
 
 Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
             (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
@@ -36,7 +38,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     a_t     action      (T, N) or (T, N, act_dim)
     r_t     reward      (T, N)  divided by the deviation of the sum u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
-    γ gamma   λ gae_lambda   c₁ vf_coef   c₂ ent_coef
+    γ gamma   λ gae_lambda   K value_epochs   c₂ ent_coef
 
 New after reinforce_baseline.py: the critic stands in for the rewards that were not waited for, so
 an update needs T steps instead of whole episodes. λ = 1 takes all rewards up to the rollout's end,
@@ -108,10 +110,10 @@ class Args:
     """λ of the advantage: 0 is TD(0), 1 n-step (None: 1 for Discrete actions, 0.97 for Box)"""
     ent_coef: float | None = None
     """weight of the entropy bonus, c₂ (None: 0.003 for Discrete actions, 0 for Box)"""
-    vf_coef: float = 0.5
-    """weight of the value loss, c₁"""
+    value_epochs: int = 5
+    """gradient steps on each rollout that fit the critic, K"""
     max_grad_norm: float = 0.5
-    """L2 norm to which a larger gradient is scaled down"""
+    """L2 norm to which a larger gradient, of either network, is scaled down"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
@@ -408,7 +410,7 @@ class Collector:
 
 
 def train(args: Args) -> None:
-    """Train. The comments 1. to 4. are the steps of the algorithm in the docstring at the top.
+    """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
@@ -445,7 +447,7 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The statistics of rewards are updated before use, unlike those of observations (see 4.).
+        # The statistics of rewards are updated before use, unlike those of observations (see 5.).
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -462,24 +464,31 @@ def train(args: Args) -> None:
         batch_advantage = advantage[valid]  # (M,)
         batch_target = target[valid]
 
-        # 3. One gradient step on the M valid steps.
+        # 3. One gradient step on the actor, from the M valid steps.
         out = agent.actor(batch_x)
         log_prob, entropy = agent.log_prob_and_entropy(out, batch_action)  # (M,)
         pg_loss = policy_loss(log_prob, batch_advantage)
-        v_loss = value_loss(agent.value(batch_x), batch_target)
-        loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy.mean()
-
+        loss = pg_loss - args.ent_coef * entropy.mean()
         optimizer.zero_grad()
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
         optimizer.step()
-
         run.metric("losses/policy_loss", pg_loss)
-        run.metric("losses/value_loss", v_loss)
         run.metric("losses/entropy", entropy.mean())
         run.metric("losses/grad_norm", grad_norm)
 
-        # 4. Update the observation statistics, log, and save when it is time. The statistics change
+        # 4. K on the critic. With one it would lag too far behind the actor to be of use to it.
+        # zero_grad sets gradients to None, and Adam skips what has none: here the actor, in step 3
+        # the critic.
+        for _ in range(args.value_epochs):
+            v_loss = value_loss(agent.value(batch_x), batch_target)
+            optimizer.zero_grad()
+            v_loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+            run.metric("losses/value_loss", v_loss)
+
+        # 5. Update the observation statistics, log, and save when it is time. The statistics change
         # only now, as the x above had to be those that the policy acted on.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
@@ -498,7 +507,8 @@ def train(args: Args) -> None:
 # ---------------------------------------------------------------- what only this script needs
 
 # The range of each number. Where it is not named here, it is from 0 to 1e15.
-LEAST = dict.fromkeys(["total_timesteps", "num_envs", "num_steps", "eval_episodes"], 1)
+AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "value_epochs", "eval_episodes"]
+LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"max_grad_norm": 1e-9, "target_return": -1e15}
 MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
 # What a resumed run cannot change: its networks and statistics were made for it.

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from gymnasium.spaces import Discrete
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-# A reader's own copies, my_ppo.py and the like, may lie beside the scripts.
-SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if not path.stem.startswith("my_"))
+# What a reader may have put beside the scripts, as .gitignore has it: copies and exercises.
+READERS_OWN = re.compile(r"my_.*|bug_.*|.*_exercise")
+SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py") if not READERS_OWN.fullmatch(p.stem))
 OFF_POLICY = [script for script in SCRIPTS if script in ("ddpg", "td3", "sac")]
 ON_POLICY = [script for script in SCRIPTS if script not in (*OFF_POLICY, "dagger")]
 

@@ -70,7 +70,7 @@ ONE_SCRIPT = {
         (("--value-epochs", 0), "--value-epochs"),
         (("--batch-size", 0), "--batch-size"),
     ],
-    "a2c": SHARED_PART,
+    "a2c": [*SHARED_PART, (("--value-epochs", 0), "--value-epochs")],
     "ppo_ddp": [
         (("--num-steps", 1, "--num-minibatches", 1), "--num-minibatches 1 is more than half"),
         (
