@@ -30,6 +30,7 @@ def logged_kls(monkeypatch):
 FEW_STEPS = {"total_timesteps": 2000, "num_envs": 8, "num_steps": 32, "seed": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("script", [ppo_kl, trpo], ids=["ppo_kl", "trpo"])
 def test_the_kl_of_an_update_is_what_the_script_logs(script, env_id, logged_kls):
@@ -39,6 +40,7 @@ def test_the_kl_of_an_update_is_what_the_script_logs(script, env_id, logged_kls)
     assert max(logged_kls) > 0.001 and short_run.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_line_search_keeps_the_bound_and_a_natural_gradient_alone_does_not():
     flags = {"env_id": "Pendulum-v1", "target_kl": 0.3, **FEW_STEPS}
     with_search = c12_trust_region.train_and_measure(trpo, **flags)
