@@ -68,6 +68,7 @@ import subprocess
 import sys
 import time
 import traceback
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -669,8 +670,9 @@ def evaluate_again(args: Args) -> None:
     folder = Path(args.evaluate)
     policy = load_policy(folder / "policy.pt")
     seed = derive_seed(args.seed, EVALUATION)
+    envs = make_envs(args.env_id, args.eval_episodes)
+    check_spaces(load_whole(folder / "policy.pt"), envs)
     if args.render is None:
-        envs = make_envs(args.env_id, args.eval_episodes)
         returns, lengths = evaluate(policy, envs, seed)
     else:
         os.environ["SDL_NO_SIGNAL_HANDLERS"] = "1"  # a window of pygame's would keep Ctrl-C from us
@@ -682,11 +684,40 @@ def evaluate_again(args: Args) -> None:
             say(f"episode {i + 1}: return {episode_return:.1f}, {length} steps")
             episodes.append((episode_return, length))
         returns, lengths = np.array(episodes).T
+    if not np.isfinite(returns).all():
+        sys.exit(f"{args.env_id}: the return of an episode is not finite")
     result = f"return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
     say(f"{args.env_id}: {result} of {lengths.min():.0f} to {lengths.max():.0f} steps")
     if args.capture_video:
         film(policy, args.env_id, folder / "videos", seed)
         say(f"The video is in {folder / 'videos'}")
+
+
+def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
+    """Refuse a policy that was made for other observations or actions than the environments'."""
+    obs = envs.single_observation_space
+    action = envs.single_action_space
+    if saved["head"] == "argmax":
+        num_actions = len(saved["layers"][-1][1])
+        same_actions = action == gym.spaces.Discrete(num_actions, start=int(saved["low"]))
+    else:
+        same_actions = isinstance(action, Box) and np.array_equal(action.low, saved["low"])
+        same_actions = same_actions and np.array_equal(action.high, saved["high"])
+    if obs.shape != saved["obs_mean"].shape or not same_actions:
+        made_for = f"{saved['observation_space']} and {saved['action_space']}"
+        fail(f"the policy is for {made_for}, not for {obs} and {action}")
+
+
+def load_whole(path: str | Path) -> dict:
+    """Load a file of torch's whose checksums are right: torch.load does not look at them.
+
+    Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} in {path} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_policy(path: str | Path):
@@ -695,15 +726,19 @@ def load_policy(path: str | Path):
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head: what
     becomes of the last layer's outputs. "argmax" is for Discrete actions. Outputs for Box actions
     are in units of the bounds: "tanh" keeps them within, "clip" lets the clamp do it.
-    Raises pickle.UnpicklingError for a file that carries code.
+    Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    return make_policy(load_whole(path))
+
+
+def make_policy(saved: dict):
+    """The function of what `export` has saved; see load_policy."""
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
 
     def policy(obs: np.ndarray) -> np.ndarray:
-        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = torch.from_numpy(np.ascontiguousarray(obs, dtype=np.float32))
         x = (x - saved["obs_mean"]) / saved["obs_std"]
         for weight, bias in hidden_layers:
             x = activation(x @ weight.T + bias)
@@ -868,7 +903,8 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
-        policy = load_policy(io.BytesIO(to_bytes(export(self.parts["agent"]))))
+        saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
+        policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
         returns, _ = evaluate(policy, envs, derive_seed(self.args.seed, EVALUATION))
         self.started += time.perf_counter() - start  # its time does not count as training
@@ -953,7 +989,7 @@ class Run:
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
         result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
         say(f"{args.env_id}: {result}; {cost}; {self.dir}")
-        say(f"To see the curves: tensorboard --logdir {self.dir}")
+        say(f"To see the curves: {shlex.join(['tensorboard', '--logdir', str(self.dir)])}")
         if args.save_model:
             show = ["python", sys.argv[0], f"--evaluate={self.dir}", "--render", "human"]
             say(f"To see the policy: {shlex.join(show)}")
@@ -1066,7 +1102,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 def load_checkpoint(folder: str | Path) -> dict:
     """Read a run's checkpoint.pt, as plain data: a file that would run code is refused."""
     try:
-        checkpoint = torch.load(Path(folder, "checkpoint.pt"), "cpu", weights_only=True)
+        checkpoint = load_whole(Path(folder, "checkpoint.pt"))
         script = checkpoint["script"]
     except Exception as error:  # every kind of damage raises a type of its own
         reason = f"checkpoint.pt is missing or damaged ({type(error).__name__})"
@@ -1100,9 +1136,11 @@ def parse_args_to_evaluate(args: Args) -> Args:
     display = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"} & os.environ.keys()
     if args.render is not None and sys.platform == "linux" and not display:
         fail("--render human needs a display; without one --capture-video films an episode")
-    with errors_of(f"--evaluate {args.evaluate}"):
-        saved = torch.load(Path(args.evaluate, "policy.pt"), "cpu", weights_only=True)
-        default = Args(env_id=saved["env_id"])
+    try:
+        default = Args(env_id=load_whole(Path(args.evaluate, "policy.pt"))["env_id"])
+    except Exception as error:  # every kind of damage raises a type of its own
+        reason = f"policy.pt is missing or damaged ({type(error).__name__})"
+        fail(f"--evaluate {args.evaluate} holds no policy: {reason}")
     args = tyro.cli(Args, default=default, config=NO_NONE)
     check_numbers(args)
     return args
@@ -1112,7 +1150,10 @@ def parse_args_to_resume(args: Args) -> Args:
     """Read the command line again, with the arguments of the run to resume as the defaults."""
     if args.run_dir is not None:
         fail(f"--resume {args.resume} goes on in its own folder: leave --run-dir out")
-    saved_args = Args(**load_checkpoint(args.resume)["args"])
+    try:
+        saved_args = Args(**load_checkpoint(args.resume)["args"])
+    except TypeError as error:
+        fail(f"--resume {args.resume} is of another version of {SCRIPT}.py ({error})")
     saved_args.resume = args.resume
     args = tyro.cli(Args, default=saved_args, config=NO_NONE)
     for name in FIXED:
@@ -1122,8 +1163,11 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    results = ["summary.json", "policy.pt"] if args.save_model else ["summary.json"]
-    is_finished = all(Path(args.resume, name).exists() for name in results)
+    is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
+    try:
+        json.loads(Path(args.resume, "summary.json").read_text())
+    except (OSError, ValueError):  # it was not written, or is damaged
+        is_finished = False
     if is_finished and args == saved_args:
         say(f"{args.resume} is finished")
         sys.exit(0)
@@ -1142,6 +1186,9 @@ def check_numbers(args: Args) -> None:
 def check(args: Args) -> None:
     """Find all that is wrong with the arguments, before anything is written."""
     check_numbers(args)
+    for name in (args.run_dir, args.resume, args.exp_name):
+        if name is not None and not name.isprintable():  # it has bytes that are no characters
+            fail(f"{ascii(name)} cannot be the name of a folder here")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
@@ -1164,8 +1211,9 @@ def check(args: Args) -> None:
         hint = "MuJoCo without a display: MUJOCO_GL=egl or osmesa"
         with errors_of(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
             take_one_step(make_filmed_env(args.env_id, Path(folder, "videos")))
-            if not list(Path(folder).glob("videos/*.mp4")):
-                fail(f"--capture-video: {args.env_id} has not rendered anything")
+            rendered = list(Path(folder).glob("videos/*.mp4"))
+        if not rendered:
+            fail(f"--capture-video: {args.env_id} has not rendered anything")
 
 
 def take_one_step(envs: gym.vector.VectorEnv) -> None:
@@ -1180,9 +1228,16 @@ def errors_of(what: str):
     try:
         yield
     except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
+        if isinstance(error, SystemExit) and is_ours(error):
+            raise  # fail has said why
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         fail(f"{what}: {type(error).__name__}: {error} ({where})")
+
+
+def is_ours(error: BaseException) -> bool:
+    """Tell whether this file has raised it, and not an environment or a package."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).stem == SCRIPT
 
 
 def fail(message: str) -> NoReturn:
@@ -1204,6 +1259,9 @@ def set_up(args: Args) -> torch.device:
 
 
 def main() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it is closed, as by >&-
+            setattr(sys, name, open(os.devnull, "w"))
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know "±". A file should get each line when it is printed.
         stream.reconfigure(errors="replace", line_buffering=True)
@@ -1230,8 +1288,9 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not error.code:  # fail() never exits with 0: this was the environment
-            sys.exit(f"{SCRIPT}.py: the environment has ended the program")
+        if not is_ours(error):
+            how = f"the environment has ended the program, with status {error.code}"
+            sys.exit(f"{SCRIPT}.py: {how}")
         raise
 
 

@@ -106,7 +106,8 @@ def test_refused(run_dir, run):
     for flags, why in (
         (("--evaluate", "nothing"), "policy.pt"),
         (("--evaluate", ""), "the name of a folder"),
-        (("--evaluate", "r", "--env-id", "Acrobot-v1"), "RuntimeError"),
+        (("--evaluate", "r", "--env-id", "Acrobot-v1"), "the policy is for Box("),
+        (("--evaluate", "r", "--env-id", "tiny_envs:IdentityBox-v0"), "and Discrete(2), not for"),
         (("--evaluate", "r", "--env-id", "NoSuch-v0"), "NoSuch"),
         (("--evaluate", "r", "--resume", "r"), "leave --resume and --run-dir out"),
         (("--evaluate", "r", "--run-dir", "r2"), "leave --resume and --run-dir out"),

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
 import ddpg
+import ppo_clip
 from helpers import OFF_POLICY, ROOT, process_environment, short_run_flags, wait_for
 from run_folder import checkpoint, config, scalar_values, summary
 from test_bad_input import assert_refused
@@ -37,6 +40,8 @@ def shell(line: str, cwd) -> subprocess.CompletedProcess:
         "$SCRIPT --run-dir r | true",
         "$SCRIPT --run-dir r | head -1",
         "$SCRIPT --run-dir r > /dev/full",
+        "$SCRIPT --run-dir r >&-",
+        "$SCRIPT --run-dir r 2>&-",
     ],
 )
 def test_a_run_goes_on_when_nobody_listens(line, tmp_path):
@@ -280,6 +285,61 @@ def test_a_damaged_count_in_a_checkpoint(completed_run, run, tmp_path, damage):
     assert summary(tmp_path / "r")["global_step"] == saved["count"]["global_step"]
 
 
+class TestDamage:
+    """Bytes that were overwritten: the file is as long as before, and can be unpickled."""
+
+    def overwrite(self, path) -> None:
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            file.write(bytes(2000))
+
+    def test_in_a_policy(self, completed_run, run, tmp_path):
+        completed_run("ppo_clip", *QUICK, "--run-dir", "r")
+        self.overwrite(tmp_path / "r" / "policy.pt")
+        assert_refused(run("ppo_clip", "--evaluate", "r"), "missing or damaged (BadZipFile)")
+        with pytest.raises(zipfile.BadZipFile):
+            ppo_clip.load_policy(tmp_path / "r" / "policy.pt")
+
+    def test_in_a_checkpoint(self, completed_run, run, tmp_path):
+        completed_run("ppo_clip", *QUICK, "--run-dir", "r")
+        self.overwrite(tmp_path / "r" / "checkpoint.pt")
+        done = run("ppo_clip", "--resume", "r", "--total-timesteps", 6000)
+        assert_refused(done, "missing or damaged (BadZipFile)")
+
+    def test_in_a_summary(self, completed_run, run, tmp_path):
+        completed_run("ppo_clip", *QUICK, "--run-dir", "r")
+        before = summary(tmp_path / "r")
+        (tmp_path / "r" / "summary.json").write_text('{"global')
+        completed_run("ppo_clip", "--resume", "r")
+        assert summary(tmp_path / "r")["eval_return_mean"] == before["eval_return_mean"]
+
+
+def test_a_checkpoint_of_another_version(completed_run, run, tmp_path):
+    completed_run("ppo_clip", *QUICK, "--run-dir", "r")
+    saved = checkpoint(tmp_path / "r")
+    saved["args"]["flag_of_old"] = 3
+    torch.save(saved, tmp_path / "r" / "checkpoint.pt")
+    assert_refused(run("ppo_clip", "--resume", "r", "--total-timesteps", 6000), "flag_of_old")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are characters")
+def test_a_name_that_is_no_text(run):
+    for flag in ("--run-dir", "--exp-name"):
+        done = run("ppo_clip", *QUICK, flag, os.fsdecode(b"bad\xff"))
+        assert_refused(done, "cannot be the name of a folder")
+
+
+def test_what_is_to_be_typed_is_quoted(completed_run):
+    done = completed_run("ppo_clip", *QUICK, "--run-dir", "$(touch x); r")
+    assert "tensorboard --logdir '$(touch x); r'" in done.stdout
+
+
+def test_a_policy_takes_observations_in_any_order(short_run):
+    policy = ppo_clip.load_policy(short_run("ppo_clip") / "policy.pt")
+    obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    assert (policy(obs[::-1]) == policy(obs)[::-1]).all()
+
+
 LATE_TROUBLE = """
 import gymnasium as gym
 import numpy as np
@@ -320,6 +380,10 @@ class Exit(Base):
     def trouble(self):
         raise SystemExit(0)
 
+class ExitTwo(Base):
+    def trouble(self):
+        raise SystemExit(2)
+
 class BadEvaluation(Base):
     def step(self, action):
         obs, _, *rest = super().step(action)
@@ -336,7 +400,7 @@ class NothingToSee(Base):
     def render(self):
         return None
 
-for env in (NoAnswer, Memory, Exit, BadEvaluation, Unlike, NothingToSee):
+for env in (NoAnswer, Memory, Exit, ExitTwo, BadEvaluation, Unlike, NothingToSee):
     gym.register(f"{env.__name__}-v0", env, max_episode_steps=10)
 """
 
@@ -361,8 +425,9 @@ class TestEnvironmentsThatFailLate:
         assert "late_trouble.py" in done.stderr
         assert "disk" not in done.stderr and "not enough" not in done.stderr
 
-    def test_its_exit_is_no_success(self, run_in, tmp_path):
-        done = run_in("Exit")
+    @pytest.mark.parametrize("env", ["Exit", "ExitTwo"])
+    def test_its_exit_is_no_success(self, run_in, tmp_path, env):
+        done = run_in(env)
         assert done.returncode == 1 and "the environment has ended the program" in done.stderr
         assert not (tmp_path / "r" / "summary.json").exists()
 
@@ -379,5 +444,6 @@ class TestEnvironmentsThatFailLate:
 
     def test_one_that_renders_nothing(self, run_in, tmp_path):
         done = run_in("NothingToSee", "--capture-video")
-        assert done.returncode == 2 and "--capture-video" in done.stderr
+        assert done.returncode == 2 and "has not rendered anything" in done.stderr
+        assert "SystemExit" not in done.stderr
         assert not (tmp_path / "r").exists()
