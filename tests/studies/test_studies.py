@@ -343,9 +343,11 @@ def test_times_compares_the_best_whose_median_is_known(monkeypatch):
 
 
 RESULTS = ROOT / "benchmarks/results/lectures"
+NOT_MEASURED_YET = ["C12"]
+MEASURED = [claim for claim in command.STUDIES if claim not in NOT_MEASURED_YET]
 
 
-@pytest.mark.parametrize("claim", command.STUDIES)
+@pytest.mark.parametrize("claim", MEASURED)
 def test_each_claim_has_its_command_picture_tables_and_verdict(claim):
     text = (RESULTS / "README.md").read_text()
     section = re.search(rf"^## {claim}: .*?(?=^## |\Z)", text, re.M | re.S)[0]
@@ -358,7 +360,7 @@ def test_each_claim_has_its_command_picture_tables_and_verdict(claim):
     assert re.search(rf"^\| {claim} \| \d+ \| [\d.]+ (s|min) \|$", text, re.M)
 
 
-@pytest.mark.parametrize("claim", command.STUDIES)
+@pytest.mark.parametrize("claim", MEASURED)
 def test_lectures_md_has_each_claims_verdict_in_a_line_and_leads_to_its_section(claim):
     text = (ROOT / "LECTURES.md").read_text()
     of_results = "benchmarks/results/lectures"
@@ -371,4 +373,5 @@ def test_lectures_md_has_each_claims_verdict_in_a_line_and_leads_to_its_section(
 def test_no_claim_is_written_up_that_is_not_measured():
     sections = re.findall(r"^## (C\w+):", (RESULTS / "README.md").read_text(), re.M)
     rows = re.findall(r"^\| \[(C\w+)\]\(", (ROOT / "LECTURES.md").read_text(), re.M)
-    assert sections == rows == list(command.STUDIES)
+    assert sections == rows == MEASURED
+    assert not any((RESULTS / f"{claim}.md").exists() for claim in NOT_MEASURED_YET)
