@@ -478,7 +478,7 @@ def train(args: Args) -> None:
         run.metric("losses/entropy", entropy.mean())
         run.metric("losses/grad_norm", grad_norm)
 
-        # 4. K on the critic. With one it would lag too far behind the actor to be of use to it.
+        # 4. K gradient steps on the critic. After one alone it would lag too far behind the actor.
         # zero_grad sets gradients to None, and Adam skips what has none: here the actor, in step 3
         # the critic.
         for _ in range(args.value_epochs):
