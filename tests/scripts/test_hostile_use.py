@@ -300,12 +300,14 @@ class TestDamage:
         with pytest.raises(zipfile.BadZipFile):
             ppo_clip.load_policy(tmp_path / "r" / "policy.pt")
 
+    @pytest.mark.slow
     def test_in_a_checkpoint(self, completed_run, run, tmp_path):
         completed_run("ppo_clip", *QUICK, "--run-dir", "r")
         self.overwrite(tmp_path / "r" / "checkpoint.pt")
         done = run("ppo_clip", "--resume", "r", "--total-timesteps", 6000)
         assert_refused(done, "missing or damaged (BadZipFile)")
 
+    @pytest.mark.slow
     def test_in_a_summary(self, completed_run, run, tmp_path):
         completed_run("ppo_clip", *QUICK, "--run-dir", "r")
         before = summary(tmp_path / "r")
@@ -314,6 +316,7 @@ class TestDamage:
         assert summary(tmp_path / "r")["eval_return_mean"] == before["eval_return_mean"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_version(completed_run, run, tmp_path):
     completed_run("ppo_clip", *QUICK, "--run-dir", "r")
     saved = checkpoint(tmp_path / "r")

@@ -152,7 +152,7 @@ def test_a_log_line_has_the_means_of_what_was_collected_since_the_last(
         np.testing.assert_allclose(logged[tag], points, rtol=1e-5, atol=1e-6, err_msg=tag)
 
 
-@pytest.mark.quick_for("ppo_clip", "ppo_ddp", "sac")
+@pytest.mark.quick_for("ppo_clip")
 def test_evaluations_during_the_training_do_not_change_it(module, script, train_here):
     steps = short_run_steps(script)
     flags = {"total_timesteps": steps, "eval_episodes": module.INTERVAL_EPISODES, "cuda": False}
