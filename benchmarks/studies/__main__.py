@@ -17,7 +17,8 @@ from ..options import RunOptions
 from ..plots import FONT
 from ..run import run_suite
 
-SUITE = ROOT / "benchmarks/suites/lectures.toml"
+LECTURES = ROOT / "benchmarks/suites/lectures.toml"
+MUJOCO = ROOT / "benchmarks/suites/mujoco.toml"
 STUDIES = {  # the module of each claim, whose function `study` measures it
     "C1": "c01_baselines",
     "C2": "c02_variance",
@@ -33,29 +34,36 @@ STUDIES = {  # the module of each claim, whose function `study` measures it
     "C11": "c11_theory",
     "C12": "c12_trust_region",
 }
-SHARED_CELLS = {  # how the names of the cells begin, for a claim that needs another's cells
-    "C7": ("c5-none", "c5-kl-1__", "c5-clip", "c7-"),
+MUJOCO_OF_C12 = [
+    (MUJOCO, f"{env_id}__{script}__")
+    for env_id in ("HalfCheetah-v4", "Hopper-v4")
+    for script in ("a2c", "trpo", "ppo_kl", "ppo_clip")
+]
+# Which jobs a claim needs, where it is not just those named after it: a suite and a part of the
+# names of its jobs.
+JOBS = {
+    "C7": [(LECTURES, f"__{name}") for name in ("c5-none", "c5-kl-1__", "c5-clip", "c7-")],
+    "C12": [(LECTURES, "__c12-"), *MUJOCO_OF_C12],
 }
 
 
 @dataclass
 class StudyOptions:
-    """Measure the lectures' claims: run the suite's missing jobs, write <claim>.png and .md."""
+    """Measure the lectures' claims: run the missing jobs of the suites, write <claim>.png, .md."""
 
     claims: tyro.conf.Positional[tuple[str, ...]] = tuple(STUDIES)
     """which, C1 to C12 (default: all)"""
     runs_dir: Path = Path("benchmarks/runs")
-    """where the suite's folder is made"""
+    """where the suites' folders are made"""
     out: Path = Path("benchmarks/results/lectures")
     """folder of the pictures and tables"""
 
 
 def run_missing_jobs(claim: str, runs_dir: Path) -> int:
     """Run the jobs that a claim needs and that are not finished yet; the exit status."""
-    for cells in SHARED_CELLS.get(claim, (f"{claim.lower()}-",)):
-        pattern = f"__{cells}"
-        if any(pattern in job.dir.name for job in read_suite(SUITE)):
-            status = run_suite(RunOptions(suite=SUITE, only=pattern, runs_dir=runs_dir))
+    for suite, pattern in JOBS.get(claim, [(LECTURES, f"__{claim.lower()}-")]):
+        if any(pattern in job.dir.name for job in read_suite(suite)):
+            status = run_suite(RunOptions(suite=suite, only=pattern, runs_dir=runs_dir))
             if status != 0:
                 return status
     return 0
@@ -88,7 +96,7 @@ def run_studies(options: StudyOptions) -> int:
         status = run_missing_jobs(claim, options.runs_dir)
         if status != 0:
             return status
-        write_study(claim, options.runs_dir / SUITE.stem, options.out)
+        write_study(claim, options.runs_dir / LECTURES.stem, options.out)
     return 0
 
 

@@ -55,7 +55,7 @@ class Method:
     colour: str
 
 
-METHODS = {  # by the name of the suite's cell
+METHODS = {  # by the name of a cell of the suite mujoco; c12-npg is one of the suite lectures
     "a2c": Method("A2C", a2c, {}, None, GREEN),
     "npg": Method("natural gradient", trpo, {"line_search": False}, trpo.Args.target_kl, GREY),
     "trpo": Method("TRPO", trpo, {}, trpo.Args.target_kl, ORANGE),
@@ -189,6 +189,13 @@ def draw_kls(ax, short_runs: dict[str, list[ShortRun]]) -> None:
     ax.set_ylabel("updates above it, %")
 
 
+def read_runs(runs: Path, env_id: str, name: str) -> list[FinishedRun]:
+    """The finished runs of a method, from the folder of the suite lectures or mujoco beside it."""
+    if name == "npg":
+        return read_cell(runs, env_id, "c12-npg", "eval_return_mean")
+    return read_cell(runs.parent / "mujoco", env_id, name, "eval_return_mean")
+
+
 def study(runs: Path) -> tuple[Figure, str]:
     figure = Figure(figsize=(9.6, 6.6), dpi=110, layout="constrained")
     returns = [["environment", "method", "final return", "evaluation", "seconds"]]
@@ -198,7 +205,7 @@ def study(runs: Path) -> tuple[Figure, str]:
         finals = {}
         short_runs = {}
         for name, method in METHODS.items():
-            cell = read_cell(runs, env_id, f"c12-{name}", "eval_return_mean")
+            cell = read_runs(runs, env_id, name)
             finals[name] = final_returns(cell)
             short_runs[name] = measure(env_id, method)
             returns.append(return_row(env_id, method, cell, short_runs[name]))
@@ -209,7 +216,7 @@ def study(runs: Path) -> tuple[Figure, str]:
             ax.set_title(env_id)
     axes[1].legend(fontsize=8)
     text = f"""\
-Return after the suite's steps, and the time of {SHORT_STEPS:,} of them
+Return after a million steps, and the time of {SHORT_STEPS:,} of them
 
 {markdown_table(returns)}
 

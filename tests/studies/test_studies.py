@@ -23,6 +23,7 @@ from benchmarks.studies import (
     c07_details,
     c09_imitation,
     c10_off_policy,
+    c12_trust_region,
 )
 from benchmarks.studies.common import censored_median
 from helpers import ROOT
@@ -173,24 +174,42 @@ def test_details(run_ending_with, tmp_path):
     assert sizes["objectives"]["largest"] == "−120.0"
 
 
-def test_details_runs_what_it_needs(monkeypatch, tmp_path):
-    patterns = []
+@pytest.fixture
+def cells_run_for(monkeypatch, tmp_path):
+    """Measures a claim without its runs; the suite, environment and algorithm of each."""
 
-    def run_suite(options) -> int:
-        patterns.append(options.only)
-        return 0
+    def cells_run_for(claim: str, study) -> set[tuple[str, str, str]]:
+        chosen = set()
 
-    monkeypatch.setattr(command, "run_suite", run_suite)
-    monkeypatch.setattr(c07_details, "study", lambda runs: (Figure(), "the tables"))
-    options = command.StudyOptions(("C7",), runs_dir=tmp_path, out=tmp_path / "out")
-    assert command.run_studies(options) == 0
-    assert (tmp_path / "out/C7.md").read_text() == "the tables"
-    assert (tmp_path / "out/C7.png").exists()
-    chosen = set()
-    for job in read_suite(command.SUITE):
-        if any(pattern in job.dir.name for pattern in patterns):
-            chosen.add(job.algorithm)
-    assert chosen == {"c5-clip", *CHANGES}
+        def run_suite(options) -> int:
+            for job in read_suite(options.suite):
+                if options.only in job.dir.name:
+                    chosen.add((options.suite.stem, job.env_id, job.algorithm))
+            return 0
+
+        monkeypatch.setattr(command, "run_suite", run_suite)
+        monkeypatch.setattr(study, "study", lambda runs: (Figure(), "the tables"))
+        options = command.StudyOptions((claim,), runs_dir=tmp_path, out=tmp_path / "out")
+        assert command.run_studies(options) == 0
+        assert (tmp_path / f"out/{claim}.md").read_text() == "the tables"
+        assert (tmp_path / f"out/{claim}.png").exists()
+        return chosen
+
+    return cells_run_for
+
+
+def test_details_runs_what_it_needs(cells_run_for):
+    algorithms = {algorithm for _, _, algorithm in cells_run_for("C7", c07_details)}
+    assert algorithms == {"c5-clip", *CHANGES}
+
+
+def test_the_trust_region_runs_what_it_needs_of_two_suites(cells_run_for):
+    expected = set()
+    for env_id in c12_trust_region.ENVIRONMENTS:
+        expected.add(("lectures", env_id, "c12-npg"))
+        for script in c12_trust_region.METHODS.keys() - {"npg"}:
+            expected.add(("mujoco", env_id, script))
+    assert cells_run_for("C12", c12_trust_region) == expected
 
 
 def test_shortfall_and_slope(monkeypatch):
