@@ -34,8 +34,8 @@ PUBLISHED = Path(__file__).parent / "reference" / "published.csv"
 def compare_runs(options: CompareOptions) -> int:
     """Write the report on all runs under the paths to `options.out`, and return exit status 0.
 
-    The files are report.md, table.csv, curves.csv, a picture an environment and overview.png; with
-    `options.html` report.html as well. Raises BadInput if there are no runs.
+    The files are report.md, table.csv, runs.csv, curves.csv, a picture an environment and
+    overview.png; with `options.html` report.html as well. Raises BadInput if there are no runs.
     """
     check_folder(options.out, "--out")
     if options.threshold is not None and not NUMBER.holds(options.threshold):
@@ -68,6 +68,7 @@ def compare_runs(options: CompareOptions) -> int:
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     write_results(out / "table.csv", results)
+    write_runs(out / "runs.csv", groups)
     write_curves(out / "curves.csv", groups)
     draw_pictures(by_env, f"{report.ylabel} (IQM, 95 % interval)", out)
     write_text(out / "report.md", markdown_report(report))
@@ -206,6 +207,20 @@ def write_results(path: Path, results: list[Result]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(longest))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_runs(path: Path, groups: list[Group]) -> None:
+    """Write runs.csv: how each run ended, a run a row. A reference was not evaluated."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        head = ["environment", "algorithm", "seed", "steps", "final return", "evaluation"]
+        writer.writerow([*head, "commit"])
+        for group in groups:
+            for curve, steps, final in zip(group.curves, group.ends, group.finals):
+                row = [group.env_id, group.algorithm, curve.seed, round(steps), final.round(3)]
+                row.append(curve.evaluation)
+                row.append(curve.manifest.get("commit"))
+                writer.writerow(row)
 
 
 def write_curves(path: Path, groups: list[Group]) -> None:

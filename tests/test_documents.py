@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import readme_table
+import results
 from benchmarks.jobs import read_suite
 from helpers import ROOT, process_environment
 
@@ -157,5 +157,5 @@ def test_recipes_are_python(number):
 
 
 def test_the_table_of_results_is_that_of_what_is_committed():
-    assert readme_table.BETWEEN.search(README)
-    assert readme_table.put_into(README) == README
+    assert results.README_TABLE.search(README)
+    assert results.put_into(README) == README

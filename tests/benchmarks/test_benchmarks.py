@@ -406,6 +406,15 @@ def test_a_comparison(harness, tmp_path):
     assert MEASURED_SENTENCE in report
 
     table = {(row["environment"], row["algorithm"]): row for row in read_csv(out / "table.csv")}
+    runs_csv = read_csv(out / "runs.csv")
+    of_flat = [row for row in runs_csv if row["algorithm"] == "flat"]
+    assert [(row["environment"], row["seed"], row["steps"]) for row in of_flat] == [
+        ("Acrobot-v1", "1", "1000"),
+        ("CartPole-v1", "1", "1000"),
+        ("CartPole-v1", "2", "800"),
+    ]
+    assert float(of_flat[1]["final return"]) == pytest.approx(76, 0.02)  # where flat is cut
+    assert all(row["evaluation"] == row["commit"] == "" for row in of_flat)
     steep = table["CartPole-v1", "steep"]
     flat = table["CartPole-v1", "flat"]
     alone = table["Acrobot-v1", "flat"]

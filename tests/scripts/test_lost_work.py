@@ -1,7 +1,9 @@
 """Nothing is lost: two runs in one folder, a second start, what fails late, weights of NaN."""
 
 import json
+import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -223,6 +225,18 @@ class TestFolders:
         total = ("--total-timesteps", steps[-1] + 1)
         done = run("ppo_clip", "--resume", "r", *total)  # now it can be resumed
         assert done.returncode == 0 and summary(run_dir)["global_step"] > steps[-1]
+
+    def test_a_folder_that_is_removed_while_a_run_is_at_work(self, start, tmp_path):
+        """It stops and says why, if after an error of TensorBoard's thread."""
+        process = start("ppo_clip", *LONG, "--run-dir", "r")
+        wait_for((tmp_path / "r/config.json").exists, 60, process)
+        time.sleep(0.5)  # by now it is training
+        process.send_signal(signal.SIGSTOP)
+        shutil.rmtree(tmp_path / "r")
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert err.splitlines()[-1] == "ppo_clip.py: the run's folder r is gone"
 
 
 class TestResume:

@@ -1,0 +1,237 @@
+"""Make the page of all results, and README's table, from what is committed in benchmarks/results.
+
+    python tools/results.py
+
+It writes benchmarks/results/README.md and curves.png, and README's table, which stands between two
+comments, `<!-- results -->` and `<!-- end of results -->`.
+"""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.plots import DPI, FONT, SCRIPT_COLOURS, draw_legend, picture_name  # noqa: E402
+from benchmarks.tables import format_number, markdown_table  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+SUITES = {"cartpole": "CartPole, fifty seeds", "classic": "Classic control", "mujoco": "MuJoCo"}
+LADDER = [*SCRIPT_COLOURS, "cleanrl-ppo", "cleanrl-ddpg", "cleanrl-sac"]
+README_COLUMNS = {
+    "CartPole-v1": "classic",
+    "LunarLander-v3": "classic",
+    "Pendulum-v1": "classic",
+    "HalfCheetah-v4": "mujoco",
+    "Hopper-v4": "mujoco",
+}
+README_TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.S)
+
+
+# ---------------------------------------------------------------- what is committed
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def measured_suites() -> list[str]:
+    """The suites of which there are results."""
+    return [suite for suite in SUITES if (RESULTS / suite / "table.csv").exists()]
+
+
+def describe_suite(suite: str) -> str:
+    """The comment at the top of the suite's file."""
+    lines = []
+    for line in (ROOT / "benchmarks" / "suites" / f"{suite}.toml").read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("# "))
+    return "\n".join(lines)
+
+
+def section(report: str, title: str) -> str:
+    """The text of a report below a title, as far as the next; empty if there is none."""
+    match = re.search(rf"^## {title}\n\n(.*?)(?=^## |\Z)", report, re.M | re.S)
+    return match.group(1).strip() if match else ""
+
+
+# ---------------------------------------------------------------- tables
+
+
+def in_ladders_order(algorithms: set[str]) -> list[str]:
+    """The scripts in the order in which they are read; then the others by name."""
+    known = [name for name in LADDER if name in algorithms]
+    return known + sorted(algorithms - set(known))
+
+
+def readme_table() -> str:
+    """Interquartile means of the final return: a row an algorithm, a column an environment."""
+    returns = {}
+    for suite in set(README_COLUMNS.values()):
+        for row in read_csv(RESULTS / suite / "table.csv"):
+            returns[row["algorithm"], row["environment"]] = float(row["IQM"])
+    rows = [["", *README_COLUMNS]]
+    for algorithm in LADDER:
+        cells = [returns.get((algorithm, env_id)) for env_id in README_COLUMNS]
+        if any(cell is not None for cell in cells):
+            rows.append([algorithm, *map(format_number, cells)])
+    return markdown_table(rows)
+
+
+def evaluation_table(suite: str) -> str:
+    """Evaluations, the mean of the seeds, with the lowest, the highest and their number."""
+    evaluations = {}
+    for row in read_csv(RESULTS / suite / "runs.csv"):
+        if row["evaluation"]:
+            cell = row["algorithm"], row["environment"]
+            evaluations.setdefault(cell, []).append(float(row["evaluation"]))
+    env_ids = sorted({env_id for _, env_id in evaluations})
+    rows = [["", *env_ids]]
+    for algorithm in in_ladders_order({algorithm for algorithm, _ in evaluations}):
+        cells = [describe(evaluations.get((algorithm, env_id), [])) for env_id in env_ids]
+        rows.append([algorithm, *cells])
+    return markdown_table(rows)
+
+
+def describe(values: list[float]) -> str:
+    """The mean of values, with the lowest, the highest and their number: 480 (450 to 500; 5)."""
+    if not values:
+        return ""
+    low = format_number(min(values))
+    high = format_number(max(values))
+    return f"{format_number(np.mean(values))} ({low} to {high}; {len(values)})"
+
+
+# ---------------------------------------------------------------- the picture of all curves
+
+
+def read_curves() -> dict[str, dict[str, np.ndarray]]:
+    """The curves of all suites, by environment and algorithm: columns step, iqm, low, high.
+
+    Of an environment in two suites the later one's are taken. References are left out.
+    """
+    curves = {}
+    for suite in measured_suites():
+        found = {}
+        for row in read_csv(RESULTS / suite / "curves.csv"):
+            numbers = [float(row[name] or "nan") for name in ("step", "iqm", "low", "high")]
+            of_env = found.setdefault(row["environment"], {})
+            of_env.setdefault(row["algorithm"], []).append(numbers)
+        for env_id, of_env in found.items():
+            arrays = {name: np.array(of_env[name]) for name in in_ladders_order(set(of_env))}
+            own = {name: curve for name, curve in arrays.items() if name in SCRIPT_COLOURS}
+            curves[env_id] = own
+    return curves
+
+
+def draw_all(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """All curves on one page, a panel an environment, from the first steps on a logarithmic axis.
+
+    The logarithm shows the off-policy scripts' first hundred thousand steps beside a million.
+    """
+    columns = 3
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(12, 3 * rows + 0.7), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax, (env_id, of_env) in zip(axes, curves.items()):
+        for name, curve in of_env.items():
+            step, iqm, low, high = curve.T
+            ax.plot(step, iqm, color=SCRIPT_COLOURS[name], label=name, linewidth=1.6)
+            ax.fill_between(step, low, high, color=SCRIPT_COLOURS[name], alpha=0.18, linewidth=0)
+        ax.set_xscale("log")
+        ax.set_xlim(left=1000)
+        ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        ax.set_title(env_id, fontsize=10)
+    for ax in axes[len(curves) :]:
+        ax.remove()
+    figure.supxlabel("environment steps", fontsize=10)
+    figure.supylabel("episode return (IQM, 95 % interval)", fontsize=10)
+    draw_legend(figure)
+    return figure
+
+
+# ---------------------------------------------------------------- the page
+
+
+def suite_section(suite: str) -> str:
+    """A suite's results: what was run, with what, the evaluations, the pictures, the published."""
+    report = (RESULTS / suite / "report.md").read_text("utf-8")
+    command = re.search(r"^    (python -m benchmarks compare .*)$", report, re.M).group(1)
+    measured = "\n".join(re.findall(r"^Measured at commit .*$", report, re.M))
+    env_ids = sorted({row["environment"] for row in read_csv(RESULTS / suite / "table.csv")})
+    pictures = ", ".join(f"[{env_id}]({suite}/{picture_name(env_id)})" for env_id in env_ids)
+    published = section(report, "Published")
+    text = f"""\
+## {SUITES[suite]}
+
+{describe_suite(suite)}
+
+![learning curves]({suite}/overview.png)
+
+{measured}
+
+Evaluation of the deterministic policy at the end of training: the mean of the seeds, and in
+brackets the lowest, the highest and how many they are.
+
+{evaluation_table(suite)}
+
+Each environment by steps and by wall-clock: {pictures}. Returns of the training with intervals,
+speed, and what to be careful about: [{suite}/report.md]({suite}/report.md). How each run ended:
+[{suite}/runs.csv]({suite}/runs.csv). Made by
+
+    {command}
+"""
+    if published:
+        text += f"\nWhat others report of the same algorithms after as many steps:\n\n{published}\n"
+    return text
+
+
+def lectures_section() -> str:
+    """A link to each claim of the lectures, with its picture and its tables."""
+    rows = [["claim", "picture", "tables"]]
+    titles = re.findall(
+        r"^## (C\w+): (.*)$", (RESULTS / "lectures" / "README.md").read_text("utf-8"), re.M
+    )
+    for claim, title in titles:
+        picture = f"[{claim}.png](lectures/{claim}.png)"
+        rows.append([f"{claim}: {title}", picture, f"[{claim}.md](lectures/{claim}.md)"])
+    return f"## The lectures' claims, measured\n\n{markdown_table(rows)}\n"
+
+
+def page() -> str:
+    """benchmarks/results/README.md."""
+    begin = """\
+# Results
+
+Everything that was measured, on seeds that have chosen no default. `python tools/results.py` makes
+this page from what is committed in this folder. How the defaults were chosen, on how many settings
+and seeds, and what else was measured by hand: [choices.md](choices.md).
+
+The learning curves of all scripts on one page:
+
+![learning curves of all scripts](curves.png)
+"""
+    parts = [begin, *map(suite_section, measured_suites()), lectures_section()]
+    return "\n".join(parts)
+
+
+def put_into(readme: str) -> str:
+    """README's text with the table of now."""
+    return README_TABLE.sub(lambda _: f"\n{readme_table()}\n\n", readme)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(put_into(readme.read_text("utf-8")), "utf-8")
+    (RESULTS / "README.md").write_text(page(), "utf-8")
+    with matplotlib.rc_context(FONT):
+        draw_all(read_curves()).savefig(RESULTS / "curves.png")
