@@ -299,12 +299,14 @@ def gae(
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
     delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
     decay = gamma * lam * goes_on
-    advantage = torch.zeros_like(delta)
-    later = torch.zeros_like(delta[0])  # Â_{t+1}, (N,)
-    for t in reversed(range(len(delta))):
-        advantage[t] = delta[t] + decay[t] * later  # [gae] Â_t = δ_t + γλ Â_{t+1}
-        later = advantage[t]
-    return advantage
+    deltas = delta.unbind()  # T tensors (N,): quicker to read than rows of one tensor
+    decays = decay.unbind()
+    advantages = []  # from the last to the first
+    later = torch.zeros_like(deltas[0])  # Â_{t+1}, (N,)
+    for t in reversed(range(len(deltas))):
+        later = deltas[t] + decays[t] * later  # [gae] Â_t = δ_t + γλ Â_{t+1}
+        advantages.append(later)
+    return torch.stack(advantages[::-1])
 
 
 def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ DOCUMENTS += [
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "benchmarks" / "results" / "README.md",
+    ROOT / "benchmarks" / "results" / "choices.md",
     ROOT / "benchmarks" / "results" / "lectures" / "README.md",
 ]
+MADE_BY_TOOLS = ROOT / "benchmarks" / "results" / "README.md"
 
 
 def snippets(text: str, language: str) -> list[str]:
@@ -159,3 +161,30 @@ def test_recipes_are_python(number):
 def test_the_table_of_results_is_that_of_what_is_committed():
     assert results.README_TABLE.search(README)
     assert results.put_into(README) == README
+
+
+def test_the_page_of_results_is_that_of_what_is_committed():
+    assert MADE_BY_TOOLS.read_text() == results.page()
+
+
+def figures(text: str) -> set[str]:
+    """The results in a text: numbers such as 6,220; not 10,000, which is a number of steps."""
+    numbers = re.findall(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", text)
+    return {number for number in numbers if not number.endswith("00")}
+
+
+def test_a_figure_stands_in_one_document():
+    """What is made by tools is left out: it is always that of the committed results."""
+    assert figures("6,220 after 10,000 steps, 1,234,567 of 12,345.") == {
+        "6,220",
+        "1,234,567",
+        "12,345",
+    }
+    found = {}
+    for path in [*DOCUMENTS, *ROOT.glob("*.py")]:
+        if path != MADE_BY_TOOLS:
+            text = results.README_TABLE.sub("", path.read_text())
+            for figure in figures(text):
+                found.setdefault(figure, set()).add(path.name)
+    assert len(found) > 30
+    assert {figure: names for figure, names in found.items() if len(names) > 1} == {}
