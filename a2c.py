@@ -97,7 +97,7 @@ class Args:
     """seed of the network, the actions and the environments"""
 
     # The algorithm
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 7e-4
     """Adam's step size"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
@@ -226,7 +226,8 @@ class Agent(nn.Module):
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
-        self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
+        # log σ; Discrete: not used. It starts low, as one step a rollout hardly changes it.
+        self.log_std = nn.Parameter(torch.full((num_outputs,), -1.0))
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
         self.low = nn.Buffer(torch.tensor(low))

@@ -31,10 +31,11 @@ VARIANTS = {
         ["sac"],  # twin critics and a distribution
         ["trpo"],  # parameters of the policy alone
     ],
-    # The networks that each needs.
+    # The networks that each needs, and their first values.
     "Agent.__init__": [
         ["reinforce"],
         ["reinforce_baseline"],
+        ["a2c"],  # a smaller σ to begin with
         ["dagger"],
         ["ddpg"],
         ["td3"],
