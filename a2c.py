@@ -15,12 +15,12 @@
 A tag such as [gae] names an equation and stands beside the code that computes it. The project's
 LECTURES.md lists all tags.
 
-Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. Each rollout raises the actor's objective by one
-gradient step, and lowers the critic's loss by K:
+Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. With each rollout the actor takes one gradient step
+up L(θ), and the critic takes K gradient steps down L(φ):
 
     L(θ) = E_t[ log π_θ(a_t|s_t) Â_t + c₂ H(π_θ) ]        L(φ) = E_t[ ½ (V_φ(s_t) − R̂_t)² ]
 
-    where Â_t, an estimate of how much better a_t was than π_θ on average, and R̂_t are constants.
+    Â_t estimates how much better a_t was than π_θ on average. Â_t and R̂_t have no gradient.
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for T steps in N parallel environments
@@ -36,11 +36,11 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by the deviation of the sum u_t = r_t + γ u_{t−1}
+    r_t     reward      (T, N)  in units of the deviation of the raw sum u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   K value_epochs   c₂ ent_coef
 
-New after reinforce_baseline.py: the critic stands in for the rewards that were not waited for, so
+New after reinforce_baseline.py: the critic estimates the rewards that come after the rollout. So
 an update needs T steps instead of whole episodes. λ = 1 takes all rewards up to the rollout's end,
 then V_φ; λ = 0 takes one reward, then V_φ. In between, bias of the critic is traded for variance.
 
@@ -108,17 +108,17 @@ class Args:
     gamma: float = 0.99
     """discount factor, γ"""
     gae_lambda: float | None = None
-    """λ of the advantage: 0 is TD(0), 1 n-step (None: 1 for Discrete actions, 0.97 for Box)"""
+    """λ: 0 takes one reward, 1 all of the rollout (None: 1 for Discrete actions, 0.97 for Box)"""
     ent_coef: float | None = None
     """weight of the entropy bonus, c₂ (None: 0.003 for Discrete actions, 0 for Box)"""
     value_epochs: int = 5
     """gradient steps on each rollout that fit the critic, K"""
     max_grad_norm: float = 0.5
-    """L2 norm to which a larger gradient, of either network, is scaled down"""
+    """largest L2 norm of a network's gradient; a larger one is scaled down to it"""
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of their discounted sum, a stand-in for returns"""
+    """divide rewards by the running standard deviation of their discounted sum"""
 
     # The run
     exp_name: str = SCRIPT
@@ -226,7 +226,7 @@ class Agent(nn.Module):
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
-        # log σ; Discrete: not used. It starts low, as one step a rollout hardly changes it.
+        # log σ; Discrete: not used. σ begins small: with one step a rollout it hardly changes.
         self.log_std = nn.Parameter(torch.full((num_outputs,), -1.0))
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
@@ -238,7 +238,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
+        """V_φ(s), (...). Its unit is that of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -293,8 +293,8 @@ def gae(
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
     its true last observation, which is obs[t + 1] (see Collector). The sum stops at either.
 
-    A step that only resets gets a meaningless advantage. The losses leave it out, by `valid`. Nor
-    does it leak into the step before: there an episode ended, so goes_on is 0.
+    A step that only resets gets a meaningless advantage. The losses leave it out, by `valid`. It
+    does not reach the step before either, since that one ended an episode: its goes_on is 0.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -341,12 +341,12 @@ class Collector:
     its reward is 0. This is a truncation after three steps:
 
         t               0      1      2      3       4
-        obs[t]          s_0    s_1    s_2    s_3     new s_0    s_3: the true last observation
+        obs[t]          s_0    s_1    s_2    s_3     new s_0
         reward[t]       r_0    r_1    r_2    0       new r_0
         truncated[t]                  True
-        valid[t]        True   True   True   False   True    step 3 only resets
+        valid[t]        True   True   True   False   True
 
-    The value of obs[3] bootstraps step 2.
+    Step 3 only resets. s_3 is the episode's true last observation: its value bootstraps step 2.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, gamma: float, seed: int):
@@ -429,13 +429,15 @@ def train(args: Args) -> None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
         args.gae_lambda = 1.0 if agent.discrete else 0.97
+    # One Adam serves both networks. A loss gives gradients to its own network alone; those of the
+    # other are None after zero_grad, and Adam skips what has none.
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not begin with the episodes of the first one.
+    # seed, so that a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
@@ -451,7 +453,7 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The statistics of rewards are updated before use, unlike those of observations (see 5.).
+        # Rewards are scaled by statistics that count them in. Those of observations wait (see 5.).
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -462,7 +464,7 @@ def train(args: Args) -> None:
         advantage = gae(
             reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
         )  # (T, N)
-        target = advantage + value[:-1]  # [n-step] if λ = 1: r_t + γ r_{t+1} + … + γ^{T−t} V(s_T)
+        target = advantage + value[:-1]  # [n-step] with λ = 1: r_t + γ r_{t+1} + … + γ^{T−t} V(s_T)
         batch_x = x[:-1][valid]  # (M, obs_dim)
         batch_action = rollout.action[valid]  # (M,) or (M, act_dim)
         batch_advantage = advantage[valid]  # (M,)
@@ -481,9 +483,7 @@ def train(args: Args) -> None:
         run.metric("losses/entropy", entropy.mean())
         run.metric("losses/grad_norm", grad_norm)
 
-        # 4. K gradient steps on the critic. After one alone it would lag too far behind the actor.
-        # zero_grad sets gradients to None, and Adam skips what has none: here the actor, in step 3
-        # the critic.
+        # 4. K gradient steps on the critic. With one step it would lag too far behind the actor.
         for _ in range(args.value_epochs):
             v_loss = value_loss(agent.value(batch_x), batch_target)
             optimizer.zero_grad()
@@ -493,7 +493,7 @@ def train(args: Args) -> None:
             run.metric("losses/value_loss", v_loss)
 
         # 5. Update the observation statistics, log, and save when it is time. The statistics change
-        # only now, as the x above had to be those that the policy acted on.
+        # only now: above, actor and critic had to see the x from which the actions were sampled.
         if args.norm_obs:
             agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values explain their targets? The error R̂ − V is the advantage.

@@ -37,7 +37,7 @@ Symbols     of one process. T steps, N environments, which is num_envs divided b
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  divided by the deviation of the sum u_t = r_t + γ u_{t−1}
+    r_t     reward      (T, N)  in units of the deviation of the raw sum u_t = r_t + γ u_{t−1}
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
     γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
@@ -131,7 +131,7 @@ class Args:
     vf_coef: float = 0.5
     """weight of the value loss, c₁"""
     max_grad_norm: float = 0.5
-    """L2 norm to which a larger gradient is scaled down"""
+    """largest L2 norm of the gradient; a larger one is scaled down to it"""
     target_kl: float = 0.05
     """end an update after the epoch in which KL(π_θk ‖ π_θ) has exceeded this, in nats"""
     norm_adv: bool = False
@@ -139,7 +139,7 @@ class Args:
     norm_obs: bool = True
     """normalise observations by their running mean and deviation"""
     norm_reward: bool = True
-    """divide rewards by the running deviation of their discounted sum, a stand-in for returns"""
+    """divide rewards by the running standard deviation of their discounted sum"""
 
     # The run
     exp_name: str = SCRIPT
@@ -287,7 +287,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
+        """V_φ(s), (...). Its unit is that of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -342,8 +342,8 @@ def gae(
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
     its true last observation, which is obs[t + 1] (see Collector). The sum stops at either.
 
-    A step that only resets gets a meaningless advantage. The losses leave it out, by `valid`. Nor
-    does it leak into the step before: there an episode ended, so goes_on is 0.
+    A step that only resets gets a meaningless advantage. The losses leave it out, by `valid`. It
+    does not reach the step before either, since that one ended an episode: its goes_on is 0.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -414,12 +414,12 @@ class Collector:
     its reward is 0. This is a truncation after three steps:
 
         t               0      1      2      3       4
-        obs[t]          s_0    s_1    s_2    s_3     new s_0    s_3: the true last observation
+        obs[t]          s_0    s_1    s_2    s_3     new s_0
         reward[t]       r_0    r_1    r_2    0       new r_0
         truncated[t]                  True
-        valid[t]        True   True   True   False   True    step 3 only resets
+        valid[t]        True   True   True   False   True
 
-    The value of obs[3] bootstraps step 2.
+    Step 3 only resets. s_3 is the episode's true last observation: its value bootstraps step 2.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, device, gamma: float, seed: int):
@@ -516,7 +516,7 @@ def train(args: Args) -> None:
     if RANK > 0:
         run.bar.close()
     # From here on each process draws its own random numbers. The step count is part of
-    # the seeds, so that a resumed run does not begin with the episodes of the first one.
+    # the seeds, so that a resumed run does not repeat the episodes with which it began.
     torch.manual_seed(derive_seed(args.seed, ACTIONS, run.count.global_step, RANK))
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
@@ -533,7 +533,7 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The statistics of rewards are updated before use, unlike those of observations (see 4.).
+        # Rewards are scaled by statistics that count them in. Those of observations wait (see 4.).
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std

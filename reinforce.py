@@ -361,7 +361,7 @@ def train(args: Args) -> None:
     if args.compile:
         agent.actor.forward = torch.compile(agent.actor.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not begin with the episodes of the first one.
+    # seed, so that a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = EpisodeCollector(envs, agent, device, env_seed)

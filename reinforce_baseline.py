@@ -234,7 +234,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...), in the unit of the targets to which `train` fits it."""
+        """V_φ(s), (...). Its unit is that of the targets to which `train` fits it."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -390,7 +390,7 @@ def train(args: Args) -> None:
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not begin with the episodes of the first one.
+    # seed, so that a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = EpisodeCollector(envs, agent, device, env_seed)
