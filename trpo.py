@@ -113,7 +113,7 @@ class Args:
     """Adam's step size, of the critic alone"""
     value_epochs: int = 10
     """passes over each rollout that fit the critic, K"""
-    num_minibatches: int = 16
+    num_minibatches: int = 8
     """minibatches of such a pass"""
     num_envs: int = 16
     """parallel environments, N"""
