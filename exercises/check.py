@@ -10,7 +10,7 @@ from pathlib import Path
 from . import BadInput, read
 from .blanks import name_of_exercise, span_of_answer
 from .catalogue import Exercise, find
-from .grading import Line, Wrong, compiled
+from .grading import Line, Unchanging, Wrong, compiled
 
 MODULE = "students_answer"  # the name that a student's file is imported by
 
@@ -35,6 +35,9 @@ def grade(path: Path) -> tuple[Exercise, str | None]:
         answer = getattr(module, exercise.place.split(".")[0], None)
         if answer is None:
             raise BadInput(f"{path} has no {exercise.place}: start the exercise anew")
+    is_class = isinstance(answer, type)
+    if exercise.keeps_inputs and not is_class:
+        answer = Unchanging(answer)
     try:
         exercise.check(answer)
     except Wrong as wrong:
