@@ -183,7 +183,7 @@ def gradient(loss, parameter: Tensor, where: str) -> Tensor:
 
 
 def expect_gradients(
-    found: Tensor, right: Tensor, inputs: dict[str, Tensor], where: str, what: str = "it"
+    found: Tensor, right: Tensor, inputs: dict[str, Tensor], where: str, what: str
 ) -> None:
     """Raise Wrong unless `found` has the gradients of `right` by each of the inputs.
 
