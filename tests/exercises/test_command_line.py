@@ -170,6 +170,7 @@ def test_a_file_that_exits_at_its_top_is_refused(exercises, tmp_path):
     assert complaint.endswith("SystemExit: 0\n") and complaint.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_an_answer_that_ends_the_process_is_wrong(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(gae_with("os._exit(0)"), encoding="utf-8")
