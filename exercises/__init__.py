@@ -6,6 +6,7 @@ Everything is made from the scripts when it is asked for, so it follows them.
     catalogue.py    the list of exercises
     blanks.py       cuts a tagged line out of a script, and finds the student's lines again
     grading.py      compares an answer with the right one and with known mistakes
+    apart.py        grades a student's file in a process of its own
     check.py        imports the student's file and runs the checker on it
     estimates.py, densities.py, surrogates.py, trust_regions.py, off_policy.py, imitation.py
                     the checkers, a module for each family
@@ -36,6 +37,12 @@ def write_new(path: Path, text: str) -> None:
         raise BadInput(f"{path} is there already: move it away, or finish it") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}") from None
+
+
+def check_name(path: Path) -> None:
+    """Raise BadInput unless it is the name of a Python file."""
+    if path.suffix != ".py":
+        raise BadInput(f"{path} must have a name that ends in .py")
 
 
 def read(path: Path) -> str:

@@ -1,24 +1,29 @@
 """Command line: `python -m exercises`, with `start`, `check` and `bug`.
 
-Exit status: 0 if an answer is right, 1 if it is wrong, 2 for bad input.
+Exit status: 0 if an answer is right, 1 if it is wrong, 2 for bad input, 130 after Ctrl-C.
 """
 
 import argparse
 import os
+import signal
 import sys
 import textwrap
 from pathlib import Path
 from typing import NoReturn
 
-from . import BadInput, write_new
+from . import BadInput, check_name, write_new
+from .apart import grade_apart, open_streams
 from .blanks import blank
 from .bugs import BUGS, is_found, planted
 from .bugs import find as find_bug
-from .catalogue import EXERCISES, find
+
+# The catalogue, the checkers and the curves import torch, which takes seconds. So each command
+# imports what it needs, when Ctrl-C is already handled.
 
 RIGHT = 0
 WRONG = 1
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +49,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def list_all() -> int:
+    from .catalogue import EXERCISES
+
     print("Exercises, to begin with: python -m exercises start NAME\n")
     for exercise in EXERCISES:
         print(f"{exercise.name:<22} {exercise.script + '.py':<22} {exercise.lecture}")
@@ -54,8 +61,11 @@ def list_all() -> int:
 
 
 def start(name: str, file: Path | None) -> int:
+    from .catalogue import find
+
     exercise = find(name)
     path = file or Path(f"{name.replace('-', '_')}_exercise.py")
+    check_name(path)
     text = blank(exercise)
     write_new(path, text)
     lines = text.splitlines()
@@ -65,17 +75,17 @@ def start(name: str, file: Path | None) -> int:
 
 
 def check(path: Path, train: bool) -> int:
-    from .check import grade  # it imports torch
-
-    exercise, complaint = grade(path)
+    check_name(path)
+    name, complaint = grade_apart(path)
     if complaint is not None:
-        print(f"{exercise.name}: {complaint}")
+        print(f"{name}: {complaint}")
         return WRONG
-    print(f"{exercise.name}: right")
+    print(f"{name}: right")
     if train:
+        from .catalogue import find
         from .curves import show
 
-        show(exercise, path)
+        show(find(name), path)
     return RIGHT
 
 
@@ -92,7 +102,7 @@ def answer_bug(number: int, answer: str) -> int:
     if not is_found(number, answer):
         print(f"bug {number}: wrong, {answer} is as it should be")
         return WRONG
-    from .curves import show_measured  # it imports torch
+    from .curves import show_measured
 
     bug = find_bug(number)
     print(f"bug {number}: right")
@@ -116,16 +126,27 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace", line_buffering=True)  # a terminal may not know "█"
+    open_streams()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it ends the children
     try:
         return execute(parse(sys.argv[1:]))
     except BadInput as error:
         print(f"python -m exercises: {error}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:  # whoever reads has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return RIGHT
+    except OSError as error:  # as a full disk
+        discard_output()
+        print(f"python -m exercises: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def discard_output() -> None:
+    """Send what is still to be printed to nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import ast
 import re
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import BadInput, script_text
 
@@ -104,10 +105,12 @@ def solved(exercise) -> str:
     return with_lines(exercise, span_in_script(exercise).of(script_text(exercise.script)))
 
 
-def name_of_exercise(text: str) -> str | None:
-    """What the first line of a student's file says, or None if it is no exercise."""
+def name_of_exercise(path: Path, text: str) -> str:
+    """What the first line of a student's file says; raises BadInput if it is no exercise."""
     found = FIRST_LINE.match(text)
-    return found and found.group(1)
+    if found is None:
+        raise BadInput(f"{path} is no exercise: its first line does not name one")
+    return found.group(1)
 
 
 def span_of_answer(text: str, name: str) -> Span:

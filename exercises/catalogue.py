@@ -44,6 +44,7 @@ class Exercise:
     statements  how many from the tagged one on are to be written; None for the function's body
     sets        the variable that the line sets, where a line is asked for
     flags       of the short run; None for the script's in RUNS
+    keeps_inputs  the script needs the tensors that it hands over afterwards, unchanged
     """
 
     name: str
@@ -57,6 +58,7 @@ class Exercise:
     statements: int | None = None
     sets: str | None = None
     flags: tuple[str, ...] | None = None
+    keeps_inputs: bool = True
 
     def run_flags(self) -> tuple[str, ...]:
         return RUNS[self.script] if self.flags is None else self.flags
@@ -325,6 +327,7 @@ EXERCISES = [
         check=off_policy.check_exploration,
         statements=1,
         sets="action",
+        keeps_inputs=False,
     ),
     Exercise(
         name="twin-target",
@@ -337,6 +340,7 @@ EXERCISES = [
         check=off_policy.check_twin_target,
         statements=1,
         sets="next_value",
+        keeps_inputs=False,
     ),
     Exercise(
         name="target-smoothing",
@@ -347,6 +351,7 @@ EXERCISES = [
         place="smoothed_action",
         task="return a' (B, act_dim) of action and noise, both (B, act_dim), and noise_clip.",
         check=off_policy.check_target_smoothing,
+        keeps_inputs=False,
     ),
     Exercise(
         name="soft-value",
@@ -419,7 +424,7 @@ EXERCISES = [
         place="imitation_loss",
         task=(
             "return the loss, a number, of the actor's outputs (B, ·) and the labels (B, "
-            "...); σ = 1."
+            "...), up to a constant; σ = 1."
         ),
         check=imitation.check_behavioural_cloning,
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from . import BadInput, read
 from .blanks import name_of_exercise, span_of_answer
 from .catalogue import Exercise, find
-from .grading import Line, Wrong, compiled
+from .grading import Line, Unchanging, Wrong, compiled
 
 MODULE = "students_answer"  # the name that a student's file is imported by
 
@@ -21,9 +21,7 @@ def grade(path: Path) -> tuple[Exercise, str | None]:
     Raises BadInput if there is no such file, if it is no exercise, or if it cannot be imported.
     """
     text = read(path)
-    name = name_of_exercise(text)
-    if name is None:
-        raise BadInput(f"{path} is no exercise: its first line does not name one")
+    name = name_of_exercise(path, text)
     exercise = find(name)
     check_syntax(path, text)
     span = span_of_answer(text, name)
@@ -35,15 +33,17 @@ def grade(path: Path) -> tuple[Exercise, str | None]:
         answer = getattr(module, exercise.place.split(".")[0], None)
         if answer is None:
             raise BadInput(f"{path} has no {exercise.place}: start the exercise anew")
+    is_class = isinstance(answer, type)
+    if exercise.keeps_inputs and not is_class:
+        answer = Unchanging(answer)
     try:
         exercise.check(answer)
     except Wrong as wrong:
         return exercise, f"wrong {wrong}"
     except NotImplementedError as error:
         return exercise, f"not written yet, at line {line_of(error, path) or span.first}"
-    except Exception as error:  # whatever the student's lines raise
-        message = " ".join(str(error).split())
-        return exercise, f"wrong at line {line_of(error, path)}: {type(error).__name__}: {message}"
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # whatever the lines raise
+        return exercise, f"wrong at line {line_of(error, path)}: {in_words(error)}"
     return exercise, None
 
 
@@ -61,13 +61,19 @@ def imported(path: Path, text: str) -> types.ModuleType:
     sys.modules[MODULE] = module  # dataclasses look their module up
     try:
         exec(compile(text, str(path), "exec"), vars(module))
-    except Exception as error:  # of lines that run at the import
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of lines that run at the import
         where = f"{path}, line {line_of(error, path)}"
-        raise BadInput(f"{where}: {type(error).__name__}: {error}") from None
+        raise BadInput(f"{where}: {in_words(error)}") from None
     return module
 
 
-def line_of(error: Exception, path: Path) -> int | None:
+def in_words(error: BaseException) -> str:
+    """Its class and its message, on one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
+
+
+def line_of(error: BaseException, path: Path) -> int | None:
     """The last line of the file that was at work when the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]

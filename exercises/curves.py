@@ -5,6 +5,7 @@ beside that of the script itself.
 import csv
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,15 +24,18 @@ def show(exercise: Exercise, path: Path) -> None:
     flags = exercise.run_flags()
     seconds = "a minute" if exercise.script in OFF_POLICY else "some seconds"
     print(f"Both train, for {seconds}: {' '.join(flags)} --seed 1")
-    with TemporaryDirectory() as folder:
-        mine = started(path, flags, Path(folder, "mine"))
-        own = started(ROOT / f"{exercise.script}.py", flags, Path(folder, "own"))
-        failures = [failure_of(process) for process in (mine, own)]
-        for name, failure in zip((path.name, f"{exercise.script}.py"), failures):
+    files = {"mine": path, "own": ROOT / f"{exercise.script}.py"}
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        trainings = {}
+        for name, file in files.items():
+            trainings[name] = started(file, flags, Path(folder, name))
+            stack.callback(end, trainings[name])
+        failures = {name: failure_of(training) for name, training in trainings.items()}
+        for name, failure in failures.items():
             if failure is not None:
-                print(f"{name} did not train: {failure}")
+                print(f"{files[name].name} did not train: {failure}")
                 return
-        curves = [read_curve(Path(folder, name)) for name in ("mine", "own")]
+        curves = [read_curve(Path(folder, name)) for name in files]
     print("Mean return of the episodes that ended:")
     for row in drawn(*curves, path.name, f"{exercise.script}.py"):
         print(row)
@@ -81,6 +85,12 @@ def started(path: Path, flags: tuple[str, ...], run_dir: Path) -> subprocess.Pop
         encoding="utf-8",
         errors="replace",
     )
+
+
+def end(training: subprocess.Popen) -> None:
+    """End a training that still runs, as after Ctrl-C."""
+    training.kill()
+    training.wait()
 
 
 def failure_of(process: subprocess.Popen) -> str | None:

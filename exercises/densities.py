@@ -4,7 +4,15 @@ import math
 
 import torch
 
-from .grading import Wrong, expect, expect_pair, f64, gradient, numbers, random_tensors
+from .grading import (
+    Wrong,
+    expect,
+    expect_gradients,
+    expect_pair,
+    f64,
+    numbers,
+    random_tensors,
+)
 
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
@@ -37,12 +45,17 @@ def check_softmax_policy(softmax_policy) -> None:
     }
     expect(found[1], entropy, where, mistakes, ("state",), "the entropy")
 
-    logits = random_tensors(0, 4, 3, 5)
+    logits = random_tensors(0, 4, 3, 5).requires_grad_()
     action = random_tensors(1, 4, 3, 5).argmax(-1)
     log_p = logits - logits.exp().sum(-1, keepdim=True).log()
     taken = (log_p * torch.nn.functional.one_hot(action, 5)).sum(-1)
-    log_prob, _ = softmax_policy(logits, action)
-    expect(log_prob, taken, "with dimensions (T, N)", {}, ("step", "environment"), "log π")
+    where = "with dimensions (T, N)"
+    log_prob, found = softmax_policy(logits, action)
+    expect(log_prob, taken, where, {}, ("step", "environment"), "log π")
+    inputs = {"the logits": logits}
+    expect_gradients(log_prob, taken, inputs, where, "log π")
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    expect_gradients(found, entropy, inputs, where, "the entropy")
     log_prob, _ = softmax_policy(numbers([1000.0, 0.0]), torch.tensor([0]))
     where = "with a logit of 1,000"
     expect(log_prob, numbers(0.0), where, {}, ("state",), "log π overflows: it")
@@ -93,31 +106,40 @@ def check_gaussian_policy(gaussian_policy) -> None:
             shapes = f"{tuple(tensor.shape)}, and should be (3, 2)"
             raise Wrong(f"with dimensions (T, N) = (3, 2): the shape of {name} is {shapes}")
 
+    mean.requires_grad_()
+    log_std.requires_grad_()
+    log_prob, found = gaussian_policy(mean, log_std, action)
+    z = (action - mean) / log_std.exp()
+    right = (-(z**2) / 2 - log_std - HALF_LOG_2PI).sum(-1)
+    where = "with two dimensions"
+    expect_gradients(log_prob, right, {"μ": mean, "log σ": log_std}, where, "log π")
+    entropy = (log_std + HALF_LOG_2PI + 0.5).sum().expand(2)
+    expect_gradients(found, entropy, {"log σ": log_std}, where, "the entropy")
+
 
 def check_tanh_gaussian(tanh_gaussian) -> None:
     """tanh_gaussian(mean, log_std, noise, all (B, A)) → a (B, A), log π(a) (B,)."""
-    mean = numbers([0.2, -0.5], [1.0, 0.3]).requires_grad_()
+    mean = numbers([0.2, -0.5], [1.0, 0.3])
     log_std = numbers([-0.4, 0.1], [0.2, -1.0])
     noise = numbers([0.7, -1.2], [0.4, 1.5])
     where = "where the tanh is not saturated"
     found = tanh_gaussian(mean, log_std, noise)
     expect_pair(found, where, "the action and log π")
-    u = (mean + log_std.exp() * noise).detach()
-    centre = mean.detach()
+    u = mean + log_std.exp() * noise
     action = u.tanh()
     axes = ("row", "dimension")
     mistakes = {
         "it is u: the tanh is missing": u,
-        "the noise is missing: it is tanh(μ)": centre.tanh(),
-        "log σ is taken for σ: exp is missing": (centre + log_std * noise).tanh(),
-        "the noise is not scaled by σ": (centre + noise).tanh(),
-        "the tanh is taken of μ alone": centre.tanh() + log_std.exp() * noise,
+        "the noise is missing: it is tanh(μ)": mean.tanh(),
+        "log σ is taken for σ: exp is missing": (mean + log_std * noise).tanh(),
+        "the noise is not scaled by σ": (mean + noise).tanh(),
+        "the tanh is taken of μ alone": mean.tanh() + log_std.exp() * noise,
     }
     expect(found[0], action, where, mistakes, axes, "the action")
     log_normal = -(noise**2) / 2 - log_std - HALF_LOG_2PI
     log_slope = (1 - action**2).log()
     each = log_normal - log_slope
-    of_action = -(((action - centre) / log_std.exp()) ** 2) / 2 - log_std - HALF_LOG_2PI
+    of_action = -(((action - mean) / log_std.exp()) ** 2) / 2 - log_std - HALF_LOG_2PI
     mistakes = {
         "the tanh's correction −log(1 − tanh²(u)) is missing": log_normal.sum(-1),
         "the tanh's correction has the wrong sign": (log_normal + log_slope).sum(-1),
@@ -132,8 +154,15 @@ def check_tanh_gaussian(tanh_gaussian) -> None:
         "log 2 is missing from the correction": (each + 2 * math.log(2)).sum(-1),
     }
     expect(found[1], each.sum(-1), where, mistakes, ("row",), "log π")
-    slope = gradient(found[0].sum(), mean, "in the action's gradient by μ")
-    expect(slope, 1 - action**2, "in the action's gradient by μ", {}, axes)
+
+    mean.requires_grad_()
+    log_std.requires_grad_()
+    found_action, found_log_prob = tanh_gaussian(mean, log_std, noise)
+    action = (mean + log_std.exp() * noise).tanh()
+    log_prob = (-(noise**2) / 2 - log_std - HALF_LOG_2PI - (1 - action**2).log()).sum(-1)
+    inputs = {"μ": mean, "log σ": log_std}
+    expect_gradients(found_action, action, inputs, where, "the action")
+    expect_gradients(found_log_prob, log_prob, inputs, where, "log π")
 
     # In float32, in which 1 − tanh² rounds to 0.
     far = torch.tensor([[40.0]])
@@ -166,6 +195,10 @@ def check_softmax_kl(softmax_kl) -> None:
     }
     where = "with three actions"
     expect(softmax_kl(old_logits, logits), each.sum(-1), where, mistakes, ("state",))
+    logits.requires_grad_()
+    found = softmax_kl(old_logits, logits)
+    right = (old_p * (old_p.log() - logits.log_softmax(-1))).sum(-1)
+    expect_gradients(found, right, {"the logits": logits}, where, "the KL")
 
 
 def kl_of_gaussians(old_mean, old_log_std, mean, log_std):
@@ -205,4 +238,10 @@ def check_gaussian_kl(gaussian_kl) -> None:
         "the change of σ is left out": by_old.sum(-1),
     }
     found = gaussian_kl(old_mean, old_log_std, mean, log_std)
-    expect(found, each.sum(-1), "where σ has changed", mistakes, ("state",))
+    where = "where σ has changed"
+    expect(found, each.sum(-1), where, mistakes, ("state",))
+    mean.requires_grad_()
+    log_std.requires_grad_()
+    found = gaussian_kl(old_mean, old_log_std, mean, log_std)
+    right = kl_of_gaussians(old_mean, old_log_std, mean, log_std)
+    expect_gradients(found, right, {"μ": mean, "log σ": log_std}, where, "the KL")

@@ -4,12 +4,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .grading import Wrong, expect, gradient, numbers
+from .grading import Wrong, expect, gradient, name_mistake, numbers
 
 DISCRETE = SimpleNamespace(discrete=True, from_env=lambda label: label - 1)
 BOX = SimpleNamespace(discrete=False, from_env=lambda label: label / 2)  # bounds of ±2
+
+
+def check_likelihood(
+    loss, out: Tensor, slope: Tensor, where: str, mistakes: dict[str, Tensor]
+) -> None:
+    """That a loss has the gradient `slope` by the outputs: a constant more changes nothing."""
+    if isinstance(loss, Tensor):
+        name_mistake(loss, where, mistakes)
+    found = gradient(loss, out, where)
+    expect(found, slope, where, {}, ("row", "output"), "the gradient by the actor's outputs")
 
 
 def check_behavioural_cloning(imitation_loss) -> None:
@@ -28,13 +38,11 @@ def check_behavioural_cloning(imitation_loss) -> None:
         "the rows are not averaged": -taken.log(),
         "it is the likelihood, and should be its logarithm": -taken.mean(),
     }
-    expect(loss, -taken.log().mean(), where, mistakes, what="the loss")
     slope = (p - nn.functional.one_hot(label - 1, 4)) / 2
-    found = gradient(loss, out, where)
-    expect(found, slope, where, {}, ("row", "action"), "the gradient by the logits")
+    check_likelihood(loss, out, slope, where, mistakes)
 
-    out = numbers([0.5, -0.2], [1.5, 0.0]).requires_grad_()
-    label = numbers([1.0, -2.0], [2.0, 0.5])
+    out = numbers([0.5, -0.2, 0.1], [1.5, 0.0, -0.4]).requires_grad_()
+    label = numbers([1.0, -2.0, 0.6], [2.0, 0.5, 1.0])
     squares = (label / 2 - out.detach()) ** 2
     where = "with Box actions"
     loss = imitation_loss(BOX, out, label)
@@ -51,10 +59,8 @@ def check_behavioural_cloning(imitation_loss) -> None:
         "the rows are summed, and should be averaged": squares.sum() / 2,
         "it has distances, and should have their squares": squares.sqrt().sum(-1).mean() / 2,
     }
-    expect(loss, squares.sum(-1).mean() / 2, where, mistakes, what="the loss")
-    found = gradient(loss, out, where)
     slope = (out.detach() - label / 2) / 2
-    expect(found, slope, where, {}, ("row", "dimension"), "the gradient by the means")
+    check_likelihood(loss, out, slope, where, mistakes)
 
 
 class CountingEnvs:
@@ -174,3 +180,11 @@ def check_aggregation(dataset_class) -> None:
     expect(dataset.label, right, where, mistakes, ("row",), "the list of labels")
     if dataset.label.dtype != torch.int64:
         raise Wrong(f"{where}: labels are {dataset.label.dtype}, and should stay whole numbers")
+
+    first_label = numbers([0.1, 0.2], [0.3, 0.4])
+    second_label = numbers([0.5, 0.6])
+    dataset = dataset_class(first, first_label)
+    dataset.add(second, second_label)
+    right = torch.cat([first_label, second_label])
+    where = "where labels are Box actions"
+    expect(dataset.label, right, where, {}, ("row", "dimension"), "the list of labels")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from .grading import expect, f64, gradient, numbers, random_tensors
+from .grading import expect, expect_gradients, f64, gradient, numbers, random_tensors
 
 ROW = ("row",)
 
@@ -30,7 +30,8 @@ def check_exploration(line) -> None:
     action = numbers([0.2, -0.5], [0.9, -0.9])
     noise = numbers([0.1, -0.3], [0.3, -0.4])
     args = SimpleNamespace(exploration_noise=0.1)
-    found = line(action=action, noise=noise, args=args)
+    # The policy's action and the noise are fresh: lines may change them.
+    found = line(action=action.clone(), noise=noise.clone(), args=args)
     noisy = action + noise
     mistakes = {
         "it leaves the bounds −1 and 1: clamp is missing": noisy,
@@ -88,7 +89,15 @@ def check_twin_target(line) -> None:
         "it is the smallest of the minibatch, and should be one for each row": torch.tensor(-4.0),
         "it is their sum": q1 + q2,
     }
-    found = line(**twins())
+    next_x = random_tensors(1, 3, 2)
+    next_action = random_tensors(2, 3, 1)
+    found = line(
+        **twins(),
+        next_x=next_x,
+        next_action=next_action,
+        target_q1=lambda x, action: twins()["next_q1"],
+        target_q2=lambda x, action: twins()["next_q2"],
+    )
     expect(found, torch.min(q1, q2), "where the critics disagree", mistakes, ROW)
 
 
@@ -105,12 +114,16 @@ def check_target_smoothing(smoothed_action) -> None:
         "the sum is clipped to ± c, and should be the noise": (action + noise).clamp(-0.5, 0.5),
         "the noise is clipped from above alone": action + noise.clamp(max=0.5),
     }
-    where = "where the noise is larger than c"
-    expect(smoothed_action(action, noise, 0.5), action + clipped, where, mistakes, axes)
+    # The target's action and the noise are fresh: the function may change them.
+    found = smoothed_action(action.clone(), noise.clone(), 0.5)
+    expect(found, action + clipped, "where the noise is larger than c", mistakes, axes)
+    mistakes = {"c is a number of yours, and should be noise_clip": action + clipped}
+    found = smoothed_action(action.clone(), noise.clone(), 0.2)
+    expect(found, action + noise.clamp(-0.2, 0.2), "with c = 0.2", mistakes, axes)
     action = numbers([0.9, -0.8])
     noise = numbers([0.3, -0.4])
     mistakes = {"the action leaves the bounds −1 and 1": action + noise}
-    found = smoothed_action(action, noise, 0.5)
+    found = smoothed_action(action.clone(), noise.clone(), 0.5)
     expect(found, numbers([1.0, -1.0]), "near the bounds", mistakes, axes)
 
 
@@ -131,8 +144,15 @@ def check_soft_value(soft_value) -> None:
         "α multiplies Q, too": 0.3 * (smaller - log_prob),
         "it is averaged over the minibatch": (smaller + bonus).mean(),
     }
-    found = soft_value(q1, q2, torch.tensor(0.3, dtype=f64), log_prob)
-    expect(found, smaller + bonus, "with α = 0.3", mistakes, ROW)
+    alpha = torch.tensor(0.3, dtype=f64)
+    where = "with α = 0.3"
+    expect(soft_value(q1, q2, alpha, log_prob), smaller + bonus, where, mistakes, ROW)
+    for tensor in (q1, q2, log_prob):
+        tensor.requires_grad_()
+    found = soft_value(q1, q2, alpha, log_prob)
+    right = torch.min(q1, q2) - alpha * log_prob
+    inputs = {"log π": log_prob, "the first Q": q1, "the second Q": q2}
+    expect_gradients(found, right, inputs, where, "V")
 
 
 def check_soft_bellman(line) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from .grading import Wrong, expect, gradient, numbers, random_tensors
+from .grading import Wrong, expect, gradient, numbers, random_tensors, told_apart
 
 
 def check_score_function(reinforce_loss) -> None:
@@ -151,9 +151,18 @@ def check_clip(policy_loss) -> None:
 
 def check_kl_penalty(line) -> None:
     """penalty, a number, from kl_penalty.coef (β) and kl, a number."""
-    kl = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    args = SimpleNamespace(kl_coef=1.0, target_kl=0.02)
-    penalty = line(kl_penalty=SimpleNamespace(coef=4.0), kl=kl, args=args)
+    kl_of_states = numbers(0.1, 0.5).requires_grad_()
+    kl = kl_of_states.mean()
+    penalty = line(
+        kl_penalty=SimpleNamespace(coef=4.0),
+        kl=kl,
+        args=SimpleNamespace(kl_coef=1.0, target_kl=0.02),
+        agent=SimpleNamespace(kl=lambda old_out, old_log_std, out: kl_of_states),
+        batch_old_out=random_tensors(10, 2, 3),
+        batch_old_log_std=random_tensors(11, 2, 3),
+        out=random_tensors(12, 2, 3),
+        mb=torch.tensor([1, 0]),
+    )
     mistakes = {
         "its sign is reversed: a KL must cost something": -4 * kl,
         "it has β_0, the flag, and should have the β of now": kl,
@@ -163,8 +172,8 @@ def check_kl_penalty(line) -> None:
     }
     where = "with β = 4 and a KL of 0.3"
     expect(penalty, 4 * kl.detach(), where, mistakes, what="the penalty")
-    found = gradient(penalty, kl, where)
-    expect(found, torch.tensor(4.0), where, {}, what="the gradient by the KL")
+    found = gradient(penalty, kl_of_states, where)
+    expect(found, numbers(2.0, 2.0), where, {}, ("state",), "the gradient by the KL")
 
 
 # KL over target, what β is multiplied by, where that is.
@@ -191,7 +200,8 @@ def check_kl_adapt(penalty_class) -> None:
             continue
         if found == 1 / factor:
             raise Wrong(f"{where}: it is the wrong way round: a KL too large needs a larger β")
-        raise Wrong(f"{where}: β is multiplied by {found:g}, and should be by {factor:g}")
+        found_text, right_text = told_apart(found, factor)
+        raise Wrong(f"{where}: β is multiplied by {found_text}, and should be by {right_text}")
     penalty = penalty_class(penalty_class.smallest)
     penalty.adapt(0.0, 1.5)
     if penalty.coef < penalty_class.smallest:
@@ -201,6 +211,7 @@ def check_kl_adapt(penalty_class) -> None:
     if penalty.coef > penalty_class.largest:
         raise Wrong("where β is at its largest: it grows on")
     penalty = penalty_class(0.0)
-    penalty.adapt(9.0, 1.5)
-    if penalty.coef != 0:
-        raise Wrong("where β is 0, so that there is no penalty: it does not stay 0")
+    for kl in (0.0, 1.5, 9.0):
+        penalty.adapt(kl, 1.5)
+        if penalty.coef != 0:
+            raise Wrong("where β is 0, so that there is no penalty: it does not stay 0")

@@ -42,7 +42,8 @@ def check_natural_gradient(line) -> None:
     args = SimpleNamespace(target_kl=0.02, cg_damping=0.1)
     s = numbers(1.0, -2.0, 0.5)
     curvature = torch.tensor(9.0, dtype=s.dtype)
-    found = line(args=args, direction=s, curvature=curvature)
+    h = 9 / (s @ s)  # times the identity: sᵀHs = 9
+    found = line(args=args, direction=s, curvature=curvature, product=lambda v: h * v)
     mistakes = {
         "the square root is missing": 0.04 / 9 * s,
         "the 2 is missing: δ ≈ ½ sᵀHs": (0.02 / 9) ** 0.5 * s,
@@ -54,7 +55,8 @@ def check_natural_gradient(line) -> None:
     axes = ("parameter",)
     expect(found, (0.04 / 9) ** 0.5 * s, "with δ = 0.02 and sᵀHs = 9", mistakes, axes)
     zero = torch.zeros(3)
-    found = line(args=args, direction=zero, curvature=torch.tensor(0.0))
+    curvature = torch.tensor(0.0)
+    found = line(args=args, direction=zero, curvature=curvature, product=lambda v: h * v)
     where = "where the gradient is 0, so that sᵀHs is 0, too"
     expect(found, zero, where, {}, axes, "the step is divided by 0: it")
 
@@ -63,6 +65,7 @@ def check_natural_gradient(line) -> None:
 TRUST_CASES = [
     (0.5, 0.1, True, "where the KL is within δ and L has risen"),
     (2.0, 0.1, False, "where the KL is beyond δ, though L has risen"),
+    (1.01, 0.1, False, "where the KL is a little beyond δ, though L has risen"),
     (0.5, -0.1, False, "where L has fallen, though the KL is within δ"),
     (2.0, -0.1, False, "where the KL is beyond δ and L has fallen"),
     (1.0, 0.1, True, "where the KL is δ"),

@@ -1,19 +1,23 @@
 """`python -m exercises`: what it prints, writes and refuses, and with which exit status."""
 
 import io
+import os
 import re
+import signal
 import subprocess
 import sys
 import tokenize
 
 import pytest
 
+from exercises import apart
 from exercises.__main__ import main
 from exercises.blanks import blank, solved
 from exercises.bugs import BUGS, changed_lines, find, planted
 from exercises.catalogue import EXERCISES
 from exercises.catalogue import find as find_exercise
-from helpers import ROOT, SCRIPTS, process_environment
+from exercises.check import grade
+from helpers import ROOT, SCRIPTS, process_environment, wait_for
 from readability import TEXTS
 
 DOCUMENT = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
@@ -21,13 +25,22 @@ DOCUMENT = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def exercises(tmp_path, monkeypatch, capsys):
-    """Calls the command line in an empty folder; returns exit status, stdout and stderr."""
+    """Calls the command line in an empty folder; returns exit status, stdout and stderr.
+
+    The answer is graded in this process, which is quicker.
+    """
+
+    def grade_here(path) -> tuple[str, str | None]:
+        exercise, complaint = grade(path)
+        return exercise.name, complaint
 
     def exercises(*arguments) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["exercises", *map(str, arguments)])
         monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
         monkeypatch.setattr(sys.stderr, "reconfigure", lambda **_: None, raising=False)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr("exercises.__main__.grade_apart", grade_here)
         status = main()
         return status, *capsys.readouterr()
 
@@ -120,6 +133,140 @@ def test_bad_files_are_refused_in_one_line(exercises, tmp_path, text, complaint)
 def test_bad_commands_are_refused_in_one_line(exercises, arguments):
     status, _, complaint = exercises(*arguments)
     assert status == 2 and complaint.count("\n") == 1
+
+
+def test_names_that_do_not_end_in_py_are_refused(exercises, tmp_path):
+    status, _, complaint = exercises("start", "gae", "gae.txt")
+    assert status == 2 and complaint.count("\n") == 1 and "ends in .py" in complaint
+    path = tmp_path / "gae.txt"
+    assert not path.exists()
+    path.write_text(solved(find_exercise("gae")), encoding="utf-8")
+    status, _, complaint = exercises("check", path)
+    assert status == 2 and complaint.count("\n") == 1 and "ends in .py" in complaint
+
+
+def gae_with(lines: str) -> str:
+    """The student's file of gae, with these lines before the script's own."""
+    text = solved(find_exercise("gae"))
+    first = "    has_next_value = "
+    assert text.count(first) == 1
+    return text.replace(first, f"    {lines}\n{first}")
+
+
+@pytest.mark.parametrize("lines", ["sys.exit(0)", "sys.exit()", "raise KeyboardInterrupt"])
+def test_an_answer_that_exits_is_wrong(exercises, tmp_path, lines):
+    path = tmp_path / "mine.py"
+    path.write_text(gae_with(lines), encoding="utf-8")
+    status, printed, _ = exercises("check", path)
+    assert status == 1 and printed.startswith("gae: wrong at line ") and printed.count("\n") == 1
+
+
+def test_a_file_that_exits_at_its_top_is_refused(exercises, tmp_path):
+    path = tmp_path / "mine.py"
+    text = solved(find_exercise("gae"))
+    path.write_text(f"{text}\nsys.exit(0)\n", encoding="utf-8")
+    status, printed, complaint = exercises("check", path)
+    assert status == 2 and printed == ""
+    assert complaint.endswith("SystemExit: 0\n") and complaint.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_answer_that_ends_the_process_is_wrong(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(gae_with("os._exit(0)"), encoding="utf-8")
+    name, complaint = apart.grade_apart(path)
+    assert name == "gae" and complaint.startswith("wrong: your file ends the program")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", ["while True: pass", "time.sleep(1000)"])
+def test_an_answer_that_does_not_end_is_stopped(tmp_path, monkeypatch, lines):
+    monkeypatch.setattr(apart, "LIMIT", 2)
+    path = tmp_path / "mine.py"
+    path.write_text(gae_with(lines), encoding="utf-8")
+    assert apart.grade_apart(path) == ("gae", "wrong: it does not end; after 2 s it was stopped")
+
+
+def command_line(*arguments, **options) -> subprocess.Popen:
+    """The command line, in a process of its own."""
+    command = [sys.executable, "-m", "exercises", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes.update(options)
+    return subprocess.Popen(command, cwd=ROOT, env=process_environment(), **pipes)
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and shells are others there")
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_check_and_the_answer(tmp_path, number):
+    path = tmp_path / "mine.py"
+    note = tmp_path / "process id"
+    lines = f"Path({str(note)!r}).write_text(str(os.getpid()) + '.')\n    while True: pass"
+    path.write_text(gae_with(lines), encoding="utf-8")
+    process = command_line("check", path)
+    wait_for(lambda: note.exists() and note.read_text().endswith("."), 60, process)
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
+    assert not is_alive(int(note.read_text()[:-1]))
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_trainings(tmp_path, number):
+    path = tmp_path / "mine.py"
+    note = tmp_path / "process id"
+    text = solved(find_exercise("gae"))
+    last = 'if __name__ == "__main__":\n'
+    assert text.count(last) == 1
+    noted = f"{last}    Path({str(note)!r}).write_text(str(os.getpid()) + '.')\n"
+    path.write_text(text.replace(last, noted), encoding="utf-8")
+    process = command_line("check", path)
+    wait_for(lambda: note.exists() and note.read_text().endswith("."), 60, process)
+    process.send_signal(number)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130 and complaint == b""
+    assert not is_alive(int(note.read_text()[:-1]))
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_verdict(tmp_path, closed):
+    path = tmp_path / "mine.py"
+    for text, status in ((solved(find_exercise("gae")), 0), (gae_with("value = -value"), 1)):
+        path.write_text(text, encoding="utf-8")
+        command = f"{sys.executable} -m exercises check {path} --no-train {closed}"
+        options = {"cwd": ROOT, "env": process_environment(), "capture_output": True}
+        done = subprocess.run(command, shell=True, timeout=120, **options)
+        assert done.returncode == status and done.stderr == b""
+
+
+@posix
+@pytest.mark.slow
+def test_the_list_to_closed_streams_and_to_a_full_disk():
+    for closed in (">&-", "2>&-"):
+        command = f"{sys.executable} -m exercises {closed}"
+        options = {"cwd": ROOT, "env": process_environment(), "capture_output": True}
+        done = subprocess.run(command, shell=True, timeout=120, **options)
+        assert done.returncode == 0 and done.stderr == b""
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            process = command_line(stdout=full)
+        _, complaint = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert b"No space left" in complaint and complaint.count(b"\n") == 1
 
 
 def test_a_bug(exercises, tmp_path):

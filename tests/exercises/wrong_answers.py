@@ -23,6 +23,9 @@ WRONG_ANSWERS = {
         ("entropy = -(", "entropy = (", "sign is reversed"),
         ("(log_p.exp() * log_p).sum(-1)", "log_prob", "of the action taken"),
         ("log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)", "log_p.amax(-1)", "most probable"),
+        ("return log_prob", "return log_prob.detach()", "no gradient flows through log π"),
+        ("(log_p.exp() * log_p)", "(log_p.exp().detach() * log_p)", "may be detached"),
+        ("return log_prob, entropy", "return log_prob, entropy.detach()", "through the entropy"),
     ],
     "gaussian-policy": [
         (" - log_std - np", " - np", "− log σ is missing"),
@@ -31,6 +34,10 @@ WRONG_ANSWERS = {
         ("z.square() / 2", "z.square()", "½ of ½ z²"),
         ("np.log(2 * np.pi * np.e) / 2", "np.log(2 * np.pi) / 2", "½ log 2πe"),
         ("entropy.expand(log_prob.shape)", "entropy", "one for each state"),
+        ("action - mean", "action - mean.detach()", "from log π to μ: something is detached"),
+        ("z.square() / 2 - log_std", "z.square() / 2 - log_std.detach()", "may be detached"),
+        ("/ log_std.exp()", "/ log_std.exp().detach()", "may be detached"),
+        ("entropy = (log_std", "entropy = (log_std.detach()", "through the entropy"),
     ],
     "mean-baseline": [
         ("(total - to_go) / num_others.clamp(min=1)", "to_go.mean(1, True) + 0 * to_go", "itself"),
@@ -107,12 +114,16 @@ WRONG_ANSWERS = {
         ("(old_log_p - log_p)", "(log_p - old_log_p)", "sign is reversed"),
         (".sum(-1)", ".mean(-1)", "should be summed"),
         ("(old_log_p - log_p)", "(-log_p)", "cross-entropy"),
+        (".sum(-1)", ".sum(-1).detach()", "something is detached"),
     ],
     "gaussian-kl": [
         (" - old_log_std + log_std).sum(-1)", ").sum(-1)", "log σ − log σ_old is missing"),
         ("(2 * (old_log_std - log_std)).exp()", "(old_log_std - log_std).exp()", "σ_old² / σ²"),
         (".sum(-1)", ".mean(-1)", "should be summed"),
         (" - 1) / 2", ") / 2", "− ½ is missing"),
+        ("old_mean - mean", "old_mean - mean.detach()", "from the KL to μ: something is detached"),
+        ("/ log_std.exp()", "/ log_std.detach().exp()", "may be detached"),
+        ("return ", "log_std = log_std.detach()\n    return ", "may be detached"),
     ],
     "kl-penalty": [
         ("kl_penalty.coef * kl", "-kl_penalty.coef * kl", "sign is reversed"),
@@ -126,6 +137,7 @@ WRONG_ANSWERS = {
         ("kl >= 1.5", "kl > 1.5", "1.5 times its target"),
         ("self.coef *= 2", "self.coef *= 1.5", "multiplied by 1.5"),
         ("if self.coef > 0:", "if True:", "does not stay 0"),
+        ("if self.coef > 0:", "if kl < target_kl or self.coef > 0:", "does not stay 0"),
         ("min(max(self.coef, self.smallest), self.largest)", "self.coef", "at its smallest"),
     ],
     "fisher": [
@@ -144,6 +156,7 @@ WRONG_ANSWERS = {
         ("kl <= args.target_kl and ", "", "the KL is beyond δ"),
         (" and ", " or ", "should be refused"),
         ("kl <= ", "kl < ", "where the KL is δ"),
+        ("kl <= ", "kl <= 1.5 * ", "a little beyond δ"),
         ("gain > 0", "gain >= 0", "nothing has changed"),
     ],
     "dpg": [
@@ -170,6 +183,7 @@ WRONG_ANSWERS = {
     "target-smoothing": [
         ("noise.clamp(-noise_clip, noise_clip)", "noise", "not clipped to ± c"),
         (".clamp(-1, 1)", "", "leaves the bounds"),
+        ("(-noise_clip, noise_clip)", "(-0.5, 0.5)", "should be noise_clip"),
         (
             "(action + noise.clamp(-noise_clip, noise_clip)).clamp(-1, 1)",
             "(action + noise).clamp(-noise_clip, noise_clip)",
@@ -181,6 +195,13 @@ WRONG_ANSWERS = {
         ("torch.min", "torch.max", "the larger Q"),
         (" - alpha * log_prob", "", "the entropy is missing"),
         ("torch.min(q1, q2)", "q1", "the first Q alone"),
+        ("alpha * log_prob", "alpha * log_prob.detach()", "from V to log π: something is detached"),
+        ("torch.min(q1, q2)", "torch.min(q1, q2).detach()", "to the first Q"),
+        (
+            "torch.min(q1, q2) - alpha * log_prob",
+            "(torch.min(q1, q2) - alpha * log_prob).detach()",
+            "no gradient flows through V",
+        ),
     ],
     "soft-bellman": [
         ("next_value", "torch.min(next_q1, next_q2)", "the entropy is missing"),
@@ -204,6 +225,8 @@ WRONG_ANSWERS = {
         ),
         ("return u.tanh()", "return u", "the tanh is missing"),
         ("mean + log_std", "mean.detach() + log_std", "no gradient flows"),
+        ("log_std.exp() * noise", "log_std.exp().detach() * noise", "no gradient flows"),
+        (".sum(-1)", ".sum(-1).detach()", "no gradient flows through log π"),
         (".sum(-1)", "", "not summed"),
     ],
     "temperature": [
@@ -216,6 +239,12 @@ WRONG_ANSWERS = {
         (".sum(-1).mean() / 2", ".mean() / 2", "should be summed"),
         (".sum(-1).mean() / 2", ".sum(-1).mean()", "the ½ is missing"),
         ("return nn.functional", "return -nn.functional", "sign is reversed"),
+        (
+            "(target - out).square().sum(-1).mean() / 2",
+            "nn.functional.mse_loss(out, target)",
+            "the ½ is missing and the dimensions are averaged",
+        ),
+        ("return nn.functional", "return 3 * nn.functional", "the gradient by the actor's outputs"),
     ],
     "labels": [
         ("label = self.expert(self.obs)", "label = self.agent.act(self.obs)", "whoever acts"),
@@ -228,5 +257,11 @@ WRONG_ANSWERS = {
         ("torch.cat([self.obs, obs.to(self.obs.device)])", "obs", "D must grow"),
         ("torch.cat([self.label, label.to(self.label.device)])", "label", "new labels replace"),
         ("[self.label, label.to(self.label.device)]", "[label, self.label]", "others' labels"),
+        ("self.label = torch.cat", "self.label = torch.hstack", "RuntimeError"),
+        (
+            "torch.cat([self.label, label.to(self.label.device)])",
+            "torch.cat([self.label.flatten(), label.flatten()])",
+            "where labels are Box actions",
+        ),
     ],
 }
