@@ -116,8 +116,15 @@ def check_table(table, required: dict[str, Kind], optional: dict[str, Kind], pat
         raise Damaged(f"{path}: {wrong}")
 
 
+def check_regular(path: Path) -> None:
+    """Raise Damaged if a path is a FIFO, a socket or a device: to read it might never end."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise Damaged(f"{path}: not a regular file")
+
+
 def read_json(path: Path):
     """What a JSON file holds. Raises Damaged if it is none."""
+    check_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

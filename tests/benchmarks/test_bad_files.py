@@ -21,7 +21,6 @@ from benchmarks.run import run_suite
 from benchmarks.speed import measure_scripts
 from benchmarks.studies.__main__ import StudyOptions, run_studies
 from fake_jobs import assert_refused, jobs_run, manifests
-from helpers import wait_for
 from made_up_logs import MEASURED, job_manifest, run_config, straight_line, write_log
 
 # What a JSON file may hold in place of a table that has all entries.
