@@ -13,7 +13,7 @@ import pytest
 
 import benchmarks
 from benchmarks.jobs import LocalProcess, read_suite
-from benchmarks.plots import picture_name
+from benchmarks.plots import picture_names
 from benchmarks.watchman import MARK, end_tree, find_marked
 from fake_jobs import assert_refused, jobs_alive, jobs_run, manifests
 from helpers import ROOT, wait_for
@@ -193,7 +193,7 @@ def test_no_folder_or_picture_has_a_name_that_windows_refuses(tmp_path):
     [job] = read_suite(path)
     assert job.dir.name == "m-A-B__a-b-c-d-e-f-g-h-i__1"
     assert job.env_id == "m:A/B"
-    assert picture_name('m:A/"B"') == "m-A--B-.png"
+    assert picture_names(['m:A/"B"']) == {'m:A/"B"': "m-A--B-.png"}
 
 
 def test_a_machine_without_git(monkeypatch, tmp_path):
