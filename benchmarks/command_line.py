@@ -10,6 +10,7 @@ import tyro
 from . import BadInput
 from .files import explain
 
+INTERRUPTED = 130  # the exit status that a shell has for what Ctrl-C has ended
 BOX = str.maketrans("", "", "╭╮╰╯│─")  # tyro draws a box of these around an error
 
 
@@ -31,15 +32,18 @@ def parse(command: type, program: str):
 
 
 def report_errors(execute: Callable[[], int], program: str) -> int:
-    """The exit status of a command, which is 2 if its input is bad. Then one line says why.
+    """The exit status of a command. It is 2 if its input is bad; then one line says why.
 
-    A file that cannot be read or written is bad input, too.
+    A file that cannot be read or written is bad input, too. The status is 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
     try:
         return execute()
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BadInput as error:
         message = explain(error)
     except OSError as error:

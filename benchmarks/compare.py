@@ -8,26 +8,27 @@ from pathlib import Path
 import numpy as np
 
 from . import BadInput
-from .files import NUMBER, Damaged, check_folder
+from .files import NUMBER, Damaged, check_encodable, check_folder
 from .groups import Group, Result, caveats, group_curves, summarise
 from .options import CompareOptions
-from .plots import draw_pictures
+from .plots import draw_pictures, picture_names
 from .published import Figure, below_published, published_table, read_published
 from .readers import Curve, is_return, read_curves, read_rows
 from .report import (
     Report,
     across_table,
     bullets,
+    escaped_table,
     finals_table,
     improvements_table,
     markdown_report,
     results_table,
 )
 from .stats import BINS
-from .tables import markdown_table
 
 MEASUREMENT = {"commit", "machine", "versions", "workers"}  # entries of a manifest
 RANDOM_RETURNS = Path(__file__).parent / "reference" / "random.csv"
+OF_RETURNS = "normalised scores, the thresholds of suites and gymnasium, and published results"
 PUBLISHED = Path(__file__).parent / "reference" / "published.csv"
 
 
@@ -45,7 +46,11 @@ def compare_runs(options: CompareOptions) -> int:
     by_env = group_curves(curves, options.threshold, is_return(options.metric))
     groups = [group for env_groups in by_env.values() for group in env_groups]
     results = [summarise(group) for group in groups]
-    scores, unscored = normalised_scores(by_env)
+    if is_return(options.metric):
+        scores, unscored = normalised_scores(by_env)
+    else:
+        scores = {}
+        unscored = [f"{options.metric} is not the training return: {OF_RETURNS} are left out"]
     notes += left_out(curves, by_env)
     notes += caveats(by_env)
     notes += below_threshold(results)
@@ -66,13 +71,15 @@ def compare_runs(options: CompareOptions) -> int:
     )
 
     out = options.out
+    for picture in picture_names(list(by_env)).values():
+        check_encodable(str(out / picture), "a picture")
     out.mkdir(parents=True, exist_ok=True)
     write_results(out / "table.csv", results)
     write_runs(out / "runs.csv", groups)
     write_curves(out / "curves.csv", groups)
     draw_pictures(by_env, f"{report.ylabel} (IQM, 95 % interval)", out)
     write_text(out / "report.md", markdown_report(report))
-    print(f"{markdown_table(report.results)}\n\n{bullets(notes)}\n{out}/report.md")
+    print(f"{escaped_table(report.results)}\n\n{bullets(notes)}\n{out}/report.md")
     if options.html:
         from .page import html_report  # Bokeh and pandas take a second to import
 

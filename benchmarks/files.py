@@ -4,6 +4,7 @@ import json
 import os
 import re
 import reprlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,16 @@ def printable(name: str) -> str:
 def file_name(name: str) -> str:
     """A name with a hyphen in place of each character that some system does not have in files'."""
     return NOT_IN_A_FILE_NAME.sub("-", name)
+
+
+def check_encodable(text: str, where: str) -> None:
+    """Raise BadInput if this system cannot have a text in a file's name or on a command line."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        wrong = f"{text!r} cannot be written in this system's encoding, {encoding}"
+        raise BadInput(f"{where}: {wrong}") from error
 
 
 def check_folder(folder: Path, flag: str) -> None:
@@ -105,8 +116,15 @@ def check_table(table, required: dict[str, Kind], optional: dict[str, Kind], pat
         raise Damaged(f"{path}: {wrong}")
 
 
+def check_regular(path: Path) -> None:
+    """Raise Damaged if a path is a FIFO, a socket or a device: to read it might never end."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise Damaged(f"{path}: not a regular file")
+
+
 def read_json(path: Path):
     """What a JSON file holds. Raises Damaged if it is none."""
+    check_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -197,8 +197,8 @@ def group_curves(
     """The groups of each environment.
 
     An environment that only references know is left out, unless all are such. `threshold` is
-    everybody's if it is given. `of_returns` says that the curves are returns, so that gymnasium's
-    thresholds hold for them.
+    everybody's if it is given. `of_returns` says that the curves are returns, so that the suites'
+    and gymnasium's thresholds hold for them.
     """
     all_envs = {curve.env_id for curve in curves}
     own_envs = {curve.env_id for curve in curves if not curve.reference}
@@ -208,10 +208,10 @@ def group_curves(
         by_algorithm = {}
         for curve in sorted(members, key=lambda curve: curve.seed):
             by_algorithm.setdefault(curve.algorithm, []).append(curve)
-        env_thresholds = thresholds(members, gymnasium_threshold(env_id) if of_returns else None)
+        env_thresholds = thresholds(members, gymnasium_threshold(env_id)) if of_returns else {}
         groups = []
         for algorithm, runs in by_algorithm.items():
-            chosen = env_thresholds[algorithm] if threshold is None else threshold
+            chosen = env_thresholds.get(algorithm) if threshold is None else threshold
             groups.append(Group(env_id, algorithm, runs, chosen))
         by_env[env_id] = sorted(groups, key=rank)
     return by_env

@@ -39,7 +39,7 @@ from .files import (
     read_json,
     wrong_entry,
 )
-from .watchman import MARK, end_tree
+from .watchman import MARK, end_tree, find_marked
 
 WINDOWS = sys.platform == "win32"
 SCRIPT_COMMAND = "python {script} --env-id {env_id} --seed {seed} --run-dir ."
@@ -60,6 +60,8 @@ CELL_ENTRIES = {
     "seeds": SEEDS,
     "threshold": NUMBER,
 }
+MANIFEST = "manifest.json"
+UNFINISHED_MANIFEST = "manifest.tmp"  # while it is being written
 LONGEST_FILE_NAME = 255  # bytes
 MAX_SEEDS = 10_000  # of a cell: more are a slip of the pen
 MANIFEST_IDENTITY = {"env_id": NAME, "algorithm": NAME, "seed": WHOLE_NUMBER}
@@ -91,7 +93,7 @@ class Job:
 
     def manifest(self) -> dict:
         """What manifest.json records of the job; empty if there is none, or if it is damaged."""
-        path = self.dir / "manifest.json"
+        path = self.dir / MANIFEST
         if not path.exists():
             return {}
         try:
@@ -252,18 +254,48 @@ def write_manifest(job: Job, entries: dict) -> None:
         "threshold": job.threshold,
         "command": job.command,
     }
-    temporary = job.dir / "manifest.tmp"
+    temporary = job.dir / UNFINISHED_MANIFEST
     temporary.write_text(json.dumps({**entries, **identity}, indent=2), encoding="utf-8")
-    os.replace(temporary, job.dir / "manifest.json")
+    os.replace(temporary, job.dir / MANIFEST)
+
+
+def check_may_be_cleared(folder: Path) -> None:
+    """Raise BadInput if a job's folder is there, and the harness has not made it.
+
+    What the harness makes has a manifest from the first moment on, or is empty.
+    """
+    if folder.is_symlink():
+        raise BadInput(f"{folder}: is a link, and a job needs a folder of its own; remove it")
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if names and not names & {MANIFEST, UNFINISHED_MANIFEST}:
+        files = ", ".join(sorted(names)[:3])
+        raise BadInput(f"{folder}: has no {MANIFEST}, so {files} are not a job's; move them away")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def begin_attempt(job: Job, attempt: int, facts: dict) -> None:
-    """Clear away what an earlier attempt left, and record that a new one has begun."""
-    if job.dir.exists():
-        shutil.rmtree(job.dir)
-    job.dir.mkdir(parents=True)
+    """Record that a new attempt has begun, and clear away what an earlier one left.
+
+    The manifest comes first. So a kill never leaves files without one.
+    """
+    job.dir.mkdir(parents=True, exist_ok=True)
+    manifest = job.dir / MANIFEST
+    if manifest.is_dir():
+        remove(manifest)
     entries = {**facts, "complete": False, "attempts": attempt, "start": utc_now()}
     write_manifest(job, entries)
+    for path in job.dir.iterdir():
+        if path != manifest:
+            remove(path)
 
 
 def end_attempt(job: Job, exit_status: int) -> bool:
@@ -300,19 +332,35 @@ def resolve(command: tuple[str, ...]) -> list[str]:
 
 
 class LocalProcess(subprocess.Popen):
-    """A job's process on this machine."""
+    """A job's process on this machine. Those that it has started inherit its mark."""
+
+    def __init__(self, command: list[str], mark: str, environment: dict[str, str], **options):
+        self.mark = mark
+        self.started: list[psutil.Process] = []
+        """by the job, so far as they were its descendants when it was asked to end"""
+        super().__init__(command, env={**environment, MARK: mark}, **options)
 
     def terminate(self) -> None:
         """Ask the job to end in good order. Windows cannot ask: there it is killed."""
         if WINDOWS:
             self.kill()
-        else:
-            super().terminate()
+            return
+        if self.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                self.started = psutil.Process(self.pid).children(recursive=True)
+        super().terminate()
 
     def kill(self) -> None:
-        """End the job, and the processes that it has started."""
+        """End the job, and what it has started, even if the job itself has ended.
+
+        Its descendants are found by their parents or by the mark: neither shows all of them. A
+        process whose parent has ended is nobody's child, and macOS hides what is in the
+        environment of its own programs.
+        """
         if self.poll() is None:
             end_tree(psutil.Process(self.pid))
+        for process in [*self.started, *find_marked(self.mark)]:
+            end_tree(process)
 
 
 def apart_from_ctrl_c() -> dict:
@@ -355,14 +403,14 @@ def start_process(watchman: subprocess.Popen, job: Job) -> LocalProcess:
         "PYTHONIOENCODING": "utf-8",  # so that a job on Windows can print what it likes
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        MARK: mark,
     }
     tell(watchman, f"start {mark}")
     with (job.dir / "log.txt").open("w", encoding="utf-8") as log:
         process = LocalProcess(
             command,
+            mark,
+            environment,
             cwd=job.dir,
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -373,11 +421,10 @@ def start_process(watchman: subprocess.Popen, job: Job) -> LocalProcess:
 
 
 def stop_processes(processes: list[subprocess.Popen]) -> None:
-    """End the processes that still run. Each has ten seconds to end in good order."""
+    """End the processes, and what they have started. Each has ten seconds to end in good order."""
     for process in processes:
         process.terminate()
     for process in processes:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.kill()

@@ -40,7 +40,7 @@ class CompareOptions:
     metric: str | None = None
     """TensorBoard tag to compare (default: the return of the training episodes)"""
     threshold: float | None = None
-    """threshold for every environment (default: the suite's, else the one that gymnasium knows)"""
+    """threshold for every run (default: the suite's for its own runs, gymnasium's for others)"""
     published: Path | None = None
     """CSV of published results to set beside ours (default: benchmarks/reference/published.csv)"""
     out: Path = Path("report")

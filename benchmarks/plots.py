@@ -33,6 +33,7 @@ FONT = {
     "axes.grid": True,
     "grid.alpha": 0.25,
 }
+OVERVIEW = "overview.png"
 WIDTH = 9.6  # inches
 DPI = 110
 
@@ -134,21 +135,36 @@ def draw_legend(figure: Figure) -> None:
     )
 
 
-def picture_name(env_id: str) -> str:
-    return f"{file_name(env_id)}.png"
+def picture_names(env_ids: list[str]) -> dict[str, str]:
+    """The file's name of each environment's picture.
+
+    A name that is taken gets a number. Not every system tells capital letters from small ones.
+    """
+    names = {}
+    taken = {OVERVIEW.casefold()}
+    for env_id in env_ids:
+        name = f"{file_name(env_id)}.png"
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{file_name(env_id)}-{number}.png"
+        taken.add(name.casefold())
+        names[env_id] = name
+    return names
 
 
 def draw_pictures(by_env: dict[str, list], ylabel: str, out: Path) -> None:
     """Write a picture an environment, by steps and by wall-clock, and an overview of them all."""
     all_groups = [group for groups in by_env.values() for group in groups]
     colours = algorithm_colours(all_groups)
+    names = picture_names(list(by_env))
     names_are_no_formulas = {"text.parse_math": False}
     with matplotlib.rc_context({**FONT, **names_are_no_formulas}):
         for env_id, groups in by_env.items():
             figure = draw_environment(env_id, groups, colours, ylabel)
-            figure.savefig(out / picture_name(env_id))
+            figure.savefig(out / names[env_id])
         overview = draw_overview(by_env, colours, ylabel)
-        overview.savefig(out / "overview.png")
+        overview.savefig(out / OVERVIEW)
 
 
 def draw_environment(env_id: str, groups: list, colours: dict[str, str], ylabel: str) -> Figure:

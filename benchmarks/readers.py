@@ -5,9 +5,11 @@ The folders are those of our scripts, of CleanRL and of Stable-Baselines3.
 
 import csv
 import functools
+import os
 import re
 import struct
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,22 +25,28 @@ from .files import (
     NAME,
     NUMBER_OR_NULL,
     TABLE,
+    TEXT,
     WHOLE_NUMBER,
     Damaged,
+    check_regular,
     check_table,
     explain,
     printable,
     read_table,
 )
-from .jobs import Foreign, read_manifest
+from .jobs import MANIFEST, Foreign, read_manifest
 
 OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
 RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
+OUR_PROGRESS = "charts/SPS"  # our scripts log it to their end, even if no episode ends
+WHOLE_LOG = 0.95  # of the steps of its training: so far, at least, goes the log of a finished run
 SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
 SUMMARY_COUNTS = {"global_step": COUNT}
+CONFIG_OF_OURS = {"script": TEXT, "args": TABLE}
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
+EVENTS = "events.out.tfevents."  # how the name of an events file begins
 WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")  # a run's folder in wandb/
 # The bytes by which a record of an events file is known to be that of a writer with a purge_step.
 TAKES_UP = Event(session_log=SessionLog(status=SessionLog.START)).SerializeToString()
@@ -128,6 +136,7 @@ def read_events(path: Path, tags: tuple[str, ...]) -> tuple[Scalars, int | None]
     checksum (4). Only records that contain a tag or TAKES_UP are parsed. A last record that was
     cut short by a kill is left out. Raises Damaged if a checksum is wrong.
     """
+    check_regular(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -185,7 +194,7 @@ def read_folder(folder: Path, tags: tuple[str, ...]) -> Scalars:
     """
     nothing = np.empty(0)
     joined = Scalars(nothing, nothing, nothing)
-    for path in sorted(folder.glob("events.out.tfevents.*")):
+    for path in sorted(folder.glob(f"{EVENTS}*")):
         scalars, takes_up = read_events(path, tags)
         if takes_up is None and scalars.step.size:
             takes_up = scalars.step[0]
@@ -209,6 +218,9 @@ def identify(folder: Path, manifest: dict) -> Identity | None:
     cleanrl = re.fullmatch(r"(.+?)__(.+)__(\d+)__\d+", folder.name)  # env__exp__seed__time
     if cleanrl:
         return Identity(cleanrl[1], cleanrl[2], int(cleanrl[3]))
+    named_by_harness = re.fullmatch(r".+__.+__\d+", folder.name)  # env__algorithm__seed
+    if named_by_harness or (folder / "summary.json").exists():
+        return None  # it is a run of ours that has lost its files
     sb3 = re.fullmatch(r"(.+)_(\d+)", folder.name)  # env/algorithm_number
     if sb3:
         return Identity(folder.resolve().parent.name, sb3[1], int(sb3[2]))
@@ -237,6 +249,19 @@ def check_points(scalars: Scalars, path: Path) -> None:
         raise Damaged(f"{path}: its steps do not go up from 0")
 
 
+def check_whole(folder: Path, scalars: Scalars, trained: int) -> None:
+    """Raise Damaged if a finished run's log ends well before its training did.
+
+    Points may end earlier than the log: a return is logged only where an episode has ended.
+    """
+    if scalars.step[-1] >= WHOLE_LOG * trained:
+        return
+    progress = read_folder(folder, (OUR_PROGRESS,))
+    end = max(scalars.step[-1], progress.step.max(initial=0))
+    if end < WHOLE_LOG * trained:
+        raise Damaged(f"{folder}: its log ends at step {end:,.0f} of {trained:,}")
+
+
 def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
     """The curve of a TensorBoard folder, or a note on why there is none.
 
@@ -248,7 +273,7 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
         return f"{folder} is unfinished: left out"
     identity = identify(folder, manifest)
     if identity is None:
-        return f"{folder}: its name does not tell what it is: left out"
+        return f"{folder}: no manifest.json, config.json or name tells what it is: left out"
     scalars = read_folder(folder, tags)
     if not is_return(metric):
         scalars = scalars.finite()  # not every loss is known from the beginning
@@ -257,10 +282,13 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
     check_points(scalars, folder)
     evaluation = None
     trained = None
-    if summary.exists() and is_return(metric):
+    if summary.exists():
         figures = read_table(summary, SUMMARY_FIGURES, SUMMARY_COUNTS)
-        evaluation = figures["eval_return_mean"]
         trained = figures.get("global_step")
+        if is_return(metric):
+            evaluation = figures["eval_return_mean"]
+    if trained is not None:
+        check_whole(folder, scalars, trained)
     return Curve(
         env_id=printable(identity.env_id),
         algorithm=printable(identity.algorithm),
@@ -293,6 +321,7 @@ def read_reference(path: Path) -> list[Curve]:
     Its columns are run (env__algorithm__seed), step, episodic_return and seconds. A CSV file whose
     first column is another is something else, and has no curves. Raises Damaged.
     """
+    check_regular(path)
     rows = read_rows(path)
     if not rows or rows[0][:1] != CSV_COLUMNS[:1]:
         return []
@@ -333,6 +362,34 @@ def reference_curve(path: Path, run_name: str, points: list[tuple]) -> Curve:
 # ---------------------------------------------------------------- everything under some paths
 
 
+def is_of_a_run(name: str) -> bool:
+    """Whether a file of this name tells of runs, or may be a reference."""
+    return name in (MANIFEST, "config.json") or name.startswith(EVENTS) or name.endswith(".csv")
+
+
+def is_our_config(path: Path) -> bool:
+    """Whether a config.json is one that a script of ours has written."""
+    try:
+        read_table(path, CONFIG_OF_OURS, {})
+    except Damaged:
+        return False
+    return True
+
+
+def overlap(sets: list[set]) -> bool:
+    """Whether something is in more than one of the sets."""
+    return sum(len(members) for members in sets) > len(set().union(*sets))
+
+
+def different_names(paths: list[Path]) -> dict[Path, str]:
+    """A name for each path: as many of its last parts as tell all of them apart."""
+    parts = {path: path.resolve().parts for path in paths}
+    length = 1
+    while len({names[-length:] for names in parts.values()}) < len(paths):
+        length += 1
+    return {path: "/".join(names[-length:]) for path, names in parts.items()}
+
+
 class Collection:
     """The curves found under some paths, and notes on the runs that are left out."""
 
@@ -340,6 +397,8 @@ class Collection:
         self.metric = metric
         self.curves: dict[tuple[Path, Identity], Curve] = {}
         """by the path that a curve was found under, and what it is"""
+        self.found_under: dict[Path, Path] = {}
+        """by a file's place, without links in it: the path that it was first found under"""
         self.notes: list[str] = []
         self.damaged: list[str] = []
         """those of the notes that are on damaged files"""
@@ -350,18 +409,70 @@ class Collection:
         self.notes.append(note)
         self.damaged.append(note)
 
+    def leave_out_unreadable(self, error: OSError) -> None:
+        """Note that a folder cannot be read."""
+        self.leave_out(Damaged(f"{error.filename}: {explain(error)}"))
+
     def add_path(self, path: Path) -> None:
         """Add all runs under a path. Raises BadInput if it does not exist."""
         if not path.exists():
             raise BadInput(f"{path}: no such folder or file")
-        self.add_runs(path)
-        if is_return(self.metric):
-            self.add_references(path)
+        if path.is_dir():
+            files = self.without_known(path, self.walk(path))
+            self.add_runs(path, files)
+            self.add_references(path, [file for file in files if file.name.endswith(".csv")])
+        else:
+            self.add_references(path, self.without_known(path, [path]))
 
-    def add_runs(self, path: Path) -> None:
-        """Add the TensorBoard folders under a path."""
+    def walk(self, path: Path) -> Iterator[Path]:
+        """The files under a path that tell of runs, and folders that are called so.
+
+        What Weights & Biases keeps of a run is not among them, unless it is asked for.
+        """
+        for name, subfolders, files in os.walk(path, onerror=self.leave_out_unreadable):
+            folder = Path(name)
+            for file in (*files, *subfolders):
+                if is_of_a_run(file):
+                    yield folder / file
+            inside = folder.relative_to(path)
+            subfolders[:] = [sub for sub in subfolders if not is_wandbs(inside / sub)]
+
+    def without_known(self, path: Path, files: Iterable[Path]) -> list[Path]:
+        """The files under a path that were not found under an earlier one. Others are noted."""
+        new = []
+        earlier = {}
+        for file in files:
+            place = file.parent.resolve() / file.name
+            if place in self.found_under:
+                earlier[self.found_under[place]] = None
+            else:
+                self.found_under[place] = path
+                new.append(file)
+        for other in earlier:
+            self.notes.append(f"{path}: what is in {other}, too, is counted once")
+        return sorted(new)
+
+    def add_runs(self, path: Path, files: list[Path]) -> None:
+        """Add the TensorBoard folders among the files under a path."""
+        manifests = self.read_manifests([file for file in files if file.name == MANIFEST])
+        folders = {file.parent for file in files if file.name.startswith(EVENTS)}
+        configs = [file for file in files if file.name == "config.json"]
+        self.note_without_events(manifests, configs, folders)
+        for folder in sorted(folders):
+            manifest = closest_manifest(folder, manifests)
+            if not manifest.get("complete", True):
+                continue
+            try:
+                self.add_run(path, read_run(folder, manifest, self.metric))
+            except Damaged as error:
+                self.leave_out(error)
+            except OSError as error:
+                self.leave_out_unreadable(error)
+
+    def read_manifests(self, files: list[Path]) -> dict[Path, dict]:
+        """The manifests of jobs by their folders. A job that has not ended is noted."""
         manifests = {}
-        for file in sorted(path.rglob("manifest.json")):
+        for file in files:
             try:
                 manifests[file.parent] = read_manifest(file)
             except Foreign as error:
@@ -373,18 +484,22 @@ class Collection:
                 continue
             if not manifests[file.parent]["complete"]:
                 self.notes.append(f"{file.parent} failed or is unfinished: left out")
-        folders = set()
-        for file in path.rglob("events.out.tfevents.*"):
-            if not is_wandbs(file.relative_to(path)):
-                folders.add(file.parent)
-        for folder in sorted(folders):
-            manifest = closest_manifest(folder, manifests)
-            if not manifest.get("complete", True):
-                continue
-            try:
-                self.add_run(path, read_run(folder, manifest, self.metric))
-            except Damaged as error:
-                self.leave_out(error)
+        return manifests
+
+    def note_without_events(
+        self, manifests: dict[Path, dict], configs: list[Path], with_events: set[Path]
+    ) -> None:
+        """Note the runs, known by a manifest or a script's config, that have no events file."""
+        runs = {folder for folder, manifest in manifests.items() if manifest["complete"]}
+        for config in configs:
+            manifest = closest_manifest(config.parent, manifests)
+            if manifest.get("complete", True) and is_our_config(config):
+                runs.add(config.parent)
+        above_events = set()
+        for folder in with_events:
+            above_events |= {folder, *folder.parents}
+        for folder in sorted(runs - above_events):
+            self.leave_out(Damaged(f"{folder}: no TensorBoard events"))
 
     def add_run(self, path: Path, found: Curve | str) -> None:
         """Add a curve, or the note that is in its place."""
@@ -398,9 +513,8 @@ class Collection:
             self.notes.append(f"{older.path}: left out for {found.path}, {same}")
         self.curves[path, identity] = found
 
-    def add_references(self, path: Path) -> None:
-        """Add the reference CSVs under a path, or the path itself if it is a file."""
-        files = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
+    def add_references(self, path: Path, files: list[Path]) -> None:
+        """Add the references among CSV files under a path, or the path itself if it is a file."""
         for file in files:
             try:
                 curves = read_reference(file)
@@ -409,26 +523,53 @@ class Collection:
             except Damaged as error:
                 self.leave_out(error)
                 continue
+            if curves and not is_return(self.metric):
+                self.notes.append(f"{file}: has returns, no {self.metric}: left out")
+                continue
             for curve in curves:
                 identity = Identity(curve.env_id, curve.algorithm, curve.seed)
                 self.curves[path, identity] = curve
 
+    def path_names(self) -> dict[Path, str]:
+        """What each path is called where an algorithm was found under several of them.
+
+        Folders of the same name hold parts of the same runs, and share their name. That is noted.
+        But if a seed is in several of them, they are different, and so are their names.
+        """
+        found = {}
+        for path, identity in self.curves:
+            same_name = found.setdefault(path.resolve().name, {})
+            same_name.setdefault(path, set()).add(identity)
+        names = {}
+        for name, runs in found.items():
+            paths = list(runs)
+            if overlap(list(runs.values())):
+                names.update(different_names(paths))
+                continue
+            names.update(dict.fromkeys(paths, name))
+            groups = [{(run.env_id, run.algorithm) for run in members} for members in runs.values()]
+            if overlap(groups):
+                listed = " and ".join(str(path) for path in paths)
+                self.notes.append(f"{listed}: the seeds of an algorithm are put together")
+        return names
+
     def tell_apart(self) -> None:
-        """Add the path's name to the algorithms that were found under several of the paths.
+        """Add the path's name to the algorithms that were found under paths of several names.
 
         So two versions of a script can be compared.
         """
+        names = self.path_names()
         found_under = {}
         for path, identity in self.curves:
             group = (identity.env_id, identity.algorithm)
-            found_under.setdefault(group, set()).add(path)
+            found_under.setdefault(group, set()).add(names[path])
         ambiguous = set()
-        for (_, algorithm), paths in found_under.items():
-            if len(paths) > 1:
+        for (_, algorithm), path_names in found_under.items():
+            if len(path_names) > 1:
                 ambiguous.add(algorithm)
         for (path, identity), curve in self.curves.items():
             if identity.algorithm in ambiguous:
-                curve.algorithm += f" ({printable(path.resolve().name)})"
+                curve.algorithm += f" ({printable(names[path])})"
 
 
 def read_curves(paths: tuple[Path, ...], metric: str | None) -> tuple[list[Curve], list[str]]:

@@ -1,13 +1,20 @@
 """The report: its tables, and report.md. A table is a list of rows; the first is its head."""
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import numpy as np
 
 from .groups import Group, Result
-from .plots import picture_name
+from .plots import picture_names
 from .stats import BINS, bootstrap_interval, iqm, probability_of_improvement
-from .tables import format_interval, format_number, format_steps, markdown_table
+from .tables import (
+    escape_markdown,
+    format_interval,
+    format_number,
+    format_steps,
+    markdown_table,
+)
 
 EXPLANATION = f"""\
 A run's curve is its mean return in each of {BINS} equal bins of its steps, interpolated linearly
@@ -182,22 +189,28 @@ def bullets(notes: list[str]) -> str:
     return "".join(f"- {line}\n" for line in lines)
 
 
+def escaped_table(rows: list[list[str]]) -> str:
+    """A table in Markdown, with names in it that nobody has chosen for Markdown."""
+    return markdown_table([[escape_markdown(cell) for cell in row] for row in rows])
+
+
 def markdown_report(report: Report) -> str:
     """report.md: the tables, the notes, what the columns are, and the pictures."""
+    notes = [escape_markdown(note) for note in report.notes]
     sections = [f"# {report.title}\n\n    {report.command}\n"]
     for fact in report.facts:
-        sections.append(f"{fact}\n")
+        sections.append(f"{escape_markdown(fact)}\n")
     sections.append("![learning curves](overview.png)\n")
-    sections.append(f"Final return, IQM (95 % interval)\n\n{markdown_table(report.finals)}\n")
-    sections.append(f"## All figures\n\n{markdown_table(report.results)}\n")
+    sections.append(f"Final return, IQM (95 % interval)\n\n{escaped_table(report.finals)}\n")
+    sections.append(f"## All figures\n\n{escaped_table(report.results)}\n")
     if len(report.published) > 1:
-        sections.append(f"## Published\n\n{markdown_table(report.published)}\n")
-    sections.append(f"## To be borne in mind\n\n{bullets(report.notes)}")
+        sections.append(f"## Published\n\n{escaped_table(report.published)}\n")
+    sections.append(f"## To be borne in mind\n\n{bullets(notes)}")
     if len(report.across) > 1:
-        sections.append(f"## Across environments\n\n{markdown_table(report.across)}\n")
-    improvements = markdown_table(report.improvements)
+        sections.append(f"## Across environments\n\n{escaped_table(report.across)}\n")
+    improvements = escaped_table(report.improvements)
     sections.append(f"Probability of improvement of the row over the column\n\n{improvements}\n")
     sections.append(f"## What the columns are\n\n{EXPLANATION}\n## Curves\n")
-    for env_id in report.by_env:
-        sections.append(f"![{env_id}]({picture_name(env_id)})\n")
+    for env_id, picture in picture_names(list(report.by_env)).items():
+        sections.append(f"![{escape_markdown(env_id)}]({quote(picture)})\n")
     return "\n".join(sections)

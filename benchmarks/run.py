@@ -16,10 +16,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import BadInput, provenance
-from .files import check_folder, explain
+from .command_line import INTERRUPTED
+from .files import check_encodable, check_folder, explain
 from .jobs import (
     Job,
     begin_attempt,
+    check_may_be_cleared,
     end_attempt,
     local_processes,
     read_suite,
@@ -145,13 +147,15 @@ def check_options(options: RunOptions) -> None:
 def select_jobs(options: RunOptions, suite_dir: Path) -> list[Job]:
     """The suite's jobs whose names match --only.
 
-    Raises BadInput if there are none, if a script or program does not exist, or if a job's folder
-    cannot be written.
+    Raises BadInput if there are none, if a script or program does not exist, if a job's folder
+    cannot be written, or if its name or command line cannot be encoded here.
     """
     pattern = f"*{options.only or ''}*"
     jobs = []
     for job in read_suite(options.suite, options.seeds, suite_dir):
         if fnmatch.fnmatch(job.dir.name, pattern):
+            for text in (str(job.dir), *job.command):
+                check_encodable(text, str(options.suite))
             resolve(job.command)
             check_folder(job.dir, "--runs-dir")
             jobs.append(job)
@@ -182,6 +186,15 @@ def locked(suite_dir: Path) -> Iterator[None]:
         yield
 
 
+def finished_jobs(jobs: list[Job]) -> set[Job]:
+    """The jobs that are finished. Raises BadInput if another's folder is not the harness's."""
+    finished = {job for job in jobs if job.finished()}
+    for job in jobs:
+        if job not in finished:
+            check_may_be_cleared(job.dir)
+    return finished
+
+
 def update_threshold(job: Job) -> None:
     """Write the suite's threshold to a finished job's manifest: it can change without a new run."""
     manifest = job.manifest()
@@ -199,28 +212,26 @@ def run_suite(options: RunOptions) -> int:
     suite_dir = options.runs_dir / suite_name
     jobs = select_jobs(options, suite_dir)
     if options.dry_run:
+        finished = finished_jobs(jobs)
         for job in jobs:
-            state = "finished" if job.finished() else "to do   "
+            state = "finished" if job in finished else "to do   "
             print(state, job.dir.name, " ", shlex.join(job.command))
         return 0
 
     suite_dir.mkdir(parents=True, exist_ok=True)
     with locked(suite_dir):
-        unfinished = []
-        for job in jobs:
-            if job.finished():
-                update_threshold(job)
-            else:
-                unfinished.append(job)
+        finished = finished_jobs(jobs)
+        for job in finished:
+            update_threshold(job)
+        unfinished = [job for job in jobs if job not in finished]
         try:
             failed = run_jobs(unfinished, options, suite_dir)
         except KeyboardInterrupt:
             message = f"Interrupted; the same command goes on from here; {suite_dir}"
             print(message, file=sys.stderr)
-            return 130
+            return INTERRUPTED
     done = len(unfinished) - failed
-    finished_before = len(jobs) - len(unfinished)
-    counts = f"{done} done, {finished_before} finished before, {failed} failed"
+    counts = f"{done} done, {len(finished)} finished before, {failed} failed"
     print(f"{suite_name}: {counts}; {suite_dir}")
     return 1 if failed else 0
 

@@ -26,6 +26,7 @@ MEASURED_PARTS = ("Args", "Run", "Adam", "make_envs", "train")  # that every scr
 COLLECTORS = ("Collector", "EpisodeCollector")  # what the scripts' `collect` is a method of
 ENVIRONMENT_SECONDS = 0.5  # that the environment alone is timed for
 DEFAULT_STEPS = 20_000  # of a training, if nothing else is asked for
+INTERRUPTED_SCRIPT = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # its exit status
 OFF_POLICY_UPDATES = 2000  # of a training of an off-policy script
 
 
@@ -160,7 +161,8 @@ def training_speed(module: ModuleType, env_id: str, steps: int) -> dict[str, flo
 
     training: environment steps. rollout: environment steps, of the time that is spent in the
     rollout; only for a script that has one. updates: steps of the busiest optimiser, of the time
-    that is spent outside the rollout. Raises BadInput with the script's own words if it refuses.
+    that is spent outside the rollout. Raises BadInput with the script's own words if it refuses,
+    and KeyboardInterrupt if it was asked to end.
     """
     clock = Clock(module)
     printed = io.StringIO()
@@ -171,6 +173,8 @@ def training_speed(module: ModuleType, env_id: str, steps: int) -> dict[str, flo
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 module.train(args)
         except SystemExit as stop:
+            if stop.code in INTERRUPTED_SCRIPT:
+                raise KeyboardInterrupt from stop
             raise BadInput(printed.getvalue().strip() or stop.code) from stop
         finally:
             # The script has set its own.

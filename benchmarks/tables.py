@@ -1,7 +1,11 @@
 """Numbers and tables as text. A table is a list of rows of cells; its first row is the head."""
 
+import re
+
 import numpy as np
 
+# What Markdown does not show as it is. An underscore within a word is only that.
+MARKUP = re.compile(r"[&<>\\`*~$|\[\]]|(?<!\w)_+|_+(?!\w)")
 TEXT_COLUMNS = 2  # the first columns of a table are text, the others numbers
 
 
@@ -32,6 +36,15 @@ def format_interval(low: float | None, high: float | None) -> str:
     if low is None:
         return "–"
     return f"{format_number(low)} to {format_number(high)}"
+
+
+def escape_markdown(text: str) -> str:
+    """A text that Markdown shows as it is, on one line, in a cell or anywhere else."""
+
+    def entities(match: re.Match) -> str:
+        return "".join(f"&#{ord(character)};" for character in match[0])
+
+    return MARKUP.sub(entities, " ".join(text.split()))
 
 
 def markdown_table(rows: list[list[str]]) -> str:

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from . import script_text
-from .bugs import BUGS, planted
+from . import BadInput, script_text
+from .__main__ import BAD_INPUT, Parser
+from .bugs import BUGS, find, planted
 from .curves import read_curve
 
 SEEDS = (1, 2, 3)
@@ -24,7 +25,7 @@ COLUMNS = ["bug", "variant", "seed", "step", "return"]
 
 def runs_of(number: int) -> list[list]:
     """The rows of one bug: variant is "script" or "bug"."""
-    bug = BUGS[number - 1]
+    bug = find(number)
     rows = []
     with TemporaryDirectory() as folder:
         for variant, text in (("script", script_text(bug.script)), ("bug", planted(bug))):
@@ -44,8 +45,21 @@ def runs_of(number: int) -> list[list]:
     return rows
 
 
-def main() -> None:
-    numbers = [int(number) for number in sys.argv[1:]] or range(1, len(BUGS) + 1)
+def parse(arguments: list[str]) -> list[int]:
+    """The numbers of the bugs to measure. Raises BadInput if there is no such bug."""
+    description = "Measure what the planted bugs spoil, and write bug_curves.csv."
+    parser = Parser(prog="python -m exercises.measure_bugs", description=description)
+    every_number = list(range(1, len(BUGS) + 1))
+    said = f"a bug, 1 to {len(BUGS)} (default: all)"
+    parser.add_argument("number", nargs="*", type=int, default=every_number, help=said)
+    numbers = sorted(set(parser.parse_args(arguments).number))
+    for number in numbers:
+        find(number)
+    return numbers
+
+
+def measure(numbers: list[int]) -> None:
+    """Measure some bugs, and put their rows into the CSV file in place of their old ones."""
     kept = []
     if CSV.exists():
         with CSV.open(newline="") as file:
@@ -57,5 +71,15 @@ def main() -> None:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *kept])
 
 
+def main() -> int:
+    try:
+        numbers = parse(sys.argv[1:])
+    except BadInput as error:
+        print(f"python -m exercises.measure_bugs: {error}", file=sys.stderr)
+        return BAD_INPUT
+    measure(numbers)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import shutil
+import signal
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,13 @@ import pytest
 from benchmarks import BadInput
 from benchmarks.command_line import report_errors
 from benchmarks.compare import compare_runs, normalised_scores
-from benchmarks.jobs import read_suite
+from benchmarks.jobs import begin_attempt, check_may_be_cleared, read_suite
 from benchmarks.options import CompareOptions, RunOptions, SpeedOptions
 from benchmarks.readers import CSV_COLUMNS, read_curves
 from benchmarks.run import run_suite
 from benchmarks.speed import measure_scripts
 from benchmarks.studies.__main__ import StudyOptions, run_studies
+from benchmarks.tables import escape_markdown
 from fake_jobs import assert_refused, jobs_run, manifests
 from made_up_logs import MEASURED, job_manifest, run_config, straight_line, write_log
 
@@ -294,7 +297,8 @@ def test_damage_and_odd_names_in_a_report(harness, runs, tmp_path, monkeypatch):
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "manifest.json" in damaged[0] and "cleanrl-x" in damaged[1]
     assert "−" in report and report.count("left out") == 2
-    assert all(name in report for name in [*env_ids, *algorithms, "fine", "plain"])
+    names = [*env_ids, *algorithms, "fine", "plain"]
+    assert all(escape_markdown(name) in report for name in names)
     assert {path.name for path in out.glob("*.png")} == {
         "CartPole-v1.png",
         "no_such_module--a-.png",
@@ -446,6 +450,58 @@ def test_a_jobs_folder_that_is_a_file(tmp_path):
     assert "A-v0__a2c__1 is not a folder" in refusal(run_suite, options)
 
 
+def test_a_users_files_in_a_jobs_folder_are_kept(suite, harness, tmp_path):
+    """The harness clears only what it has made, which has a manifest, and an empty folder."""
+    path = suite("A-v0", "B-v0", seeds="1")
+    folder = tmp_path / "runs/s/A-v0__fake__1"
+    folder.mkdir(parents=True)
+    assert harness("run", path, "--only", "A-v0").returncode == 0
+    (folder / "manifest.json").unlink()
+    (folder / "thesis.txt").write_text("years of work")
+    for more in ("--dry-run",), ():
+        assert_refused(harness("run", path, *more), f"{folder}: has no manifest.json")
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert jobs_run(tmp_path) == ["A-v0 1 9 1"]
+
+
+@pytest.mark.parametrize("left", ["manifest.tmp", "manifest.json"])
+def test_what_a_killed_harness_has_left_is_cleared(suite, harness, tmp_path, left):
+    folder = tmp_path / "runs/s/A-v0__fake__1"
+    (folder / "a folder").mkdir(parents=True)
+    (folder / "a link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / left).write_text('{"complete": false')
+    done = harness("run", suite("A-v0", seeds="1"))
+    assert done.returncode == 0, done.err
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"log.txt", "manifest.json", "summary.json"}
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+def test_a_jobs_folder_always_has_a_manifest(suite, tmp_path, monkeypatch):
+    """So that it is known for the harness's, whenever that is killed."""
+    [job] = read_suite(suite("A-v0", seeds="1"), None, tmp_path)
+    begin_attempt(job, 1, {})
+    (job.dir / "log.txt").write_text("")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.jobs.remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        begin_attempt(job, 2, {})
+    assert job.manifest()["attempts"] == 2
+    check_may_be_cleared(job.dir)
+
+
+def test_a_jobs_folder_that_is_a_link(suite, harness, tmp_path):
+    folder = tmp_path / "runs/s/A-v0__fake__1"
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert_refused(harness("run", suite("A-v0", seeds="1")), f"{folder}: is a link")
+
+
 @pytest.mark.parametrize("content", [b"no database" * 100, None])
 def test_a_lock_that_is_none(tmp_path, content):
     suite = tmp_path / "s.toml"
@@ -478,6 +534,40 @@ def test_a_file_that_cannot_be_written_gets_one_line(tmp_path, capsys):
 
     assert report_errors(write, "benchmarks") == 2
     assert capsys.readouterr().err == f"benchmarks: {tmp_path}: Is a directory\n"
+
+
+def test_ctrl_c_ends_a_comparison_in_one_line(two_runs, harness, tmp_path):
+    """It waits for the published results, of which nobody writes any."""
+    fifo = tmp_path / "published.csv"
+    os.mkfifo(fifo)
+    process = harness("compare", two_runs, "--published", fifo, wait=False)
+    with fifo.open("w"):  # which waits until it is open for reading, too
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "benchmarks: interrupted\n")
+
+
+@pytest.mark.parametrize("stop", ["raise KeyboardInterrupt", "sys.exit(130)"])
+def test_ctrl_c_ends_speed_in_one_line(tmp_path, monkeypatch, capsys, stop):
+    """A script that is asked to end in its training saves, and exits with a status that says so."""
+    text = f"""
+        import dataclasses, sys
+        class Run: log = None
+        class Adam: step = None
+        @dataclasses.dataclass
+        class Args:
+            env_id: str
+            total_timesteps: int
+            eval_episodes: int
+            run_dir: str
+        def make_envs(): pass
+        def train(args): {stop}
+    """
+    (tmp_path / "stopped.py").write_text(textwrap.dedent(text))
+    monkeypatch.setattr("benchmarks.speed.ROOT", tmp_path)
+    options = SpeedOptions(("stopped",), total_timesteps=9, out=tmp_path / "speed.json")
+    assert report_errors(lambda: measure_scripts(options), "benchmarks") == 130
+    assert capsys.readouterr().err == "benchmarks: interrupted\n"
 
 
 @pytest.mark.parametrize("text", ["x = (", "raise RuntimeError('no')", "x = 1"])

@@ -140,6 +140,21 @@ def test_interrupted_and_one_at_a_time(suite, harness, tmp_path, number, status)
     assert not any(manifest["complete"] for manifest in manifests(tmp_path).values())
 
 
+@pytest.mark.parametrize("number, status", INTERRUPTIONS)
+def test_what_a_job_has_started_is_ended_with_it(suite, harness, tmp_path, number, status):
+    """The job is a shell, so to say: it waits for another program, and dies of a signal at once."""
+    path = suite("A-v0")
+    words = ["python", f"{tmp_path}/fake.py", "--env-id", "A-v0", "--seconds", "60"]
+    (tmp_path / "shell.py").write_text(f"import subprocess\nsubprocess.run({words})")
+    cell = f'{{ env_id = "A-v0", name = "n", command = "python {tmp_path}/shell.py" }}'
+    path.write_text(f'seeds = "1"\ncells = [{cell}]')
+    process = harness("run", path, wait=False)
+    wait_for(lambda: len(jobs_run(tmp_path)) == 1, process=process)
+    process.send_signal(number)
+    assert process.wait(20) == status
+    wait_for(lambda: not jobs_alive(tmp_path), seconds=2)
+
+
 CELL = 'script = "a2c.py", env_id = "A-v0"'
 
 

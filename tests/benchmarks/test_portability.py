@@ -13,9 +13,9 @@ import pytest
 
 import benchmarks
 from benchmarks.jobs import LocalProcess, read_suite
-from benchmarks.plots import picture_name
-from benchmarks.watchman import MARK, end_tree
-from fake_jobs import jobs_alive, jobs_run, manifests
+from benchmarks.plots import picture_names
+from benchmarks.watchman import MARK, end_tree, find_marked
+from fake_jobs import assert_refused, jobs_alive, jobs_run, manifests
 from helpers import ROOT, wait_for
 
 SOURCES = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -137,13 +137,26 @@ def test_the_watchman_leaves_alone_what_has_ended(watchman):
 
 def test_a_job_that_does_not_end_in_good_order_is_killed_with_what_it_has_started():
     child = [sys.executable, "-c", "import time; time.sleep(60)"]
-    job = LocalProcess([sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"])
+    command = [sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"]
+    job = LocalProcess(command, "a mark", dict(os.environ))
     wait_for(lambda: psutil.Process(job.pid).children())
     [child] = psutil.Process(job.pid).children()
     job.kill()
     assert job.wait(5) != 0
     wait_for(lambda: has_ended(child), seconds=5)
     job.kill()  # once more does no harm
+
+
+def test_what_a_job_has_started_is_killed_after_the_job_and_its_parent_have_ended():
+    """It is nobody's child then. It is known by its mark."""
+    grandchild = [sys.executable, "-c", "import time; time.sleep(60)"]
+    child = [sys.executable, "-c", f"import subprocess; subprocess.Popen({grandchild!r})"]
+    command = [sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"]
+    job = LocalProcess(command, "the mark of a job that has ended", dict(os.environ))
+    assert job.wait(10) == 0
+    [orphan] = find_marked("the mark of a job that has ended")
+    job.kill()
+    wait_for(lambda: has_ended(orphan), seconds=5)
 
 
 # ---------------------------------------------------------------- files and names
@@ -180,7 +193,7 @@ def test_no_folder_or_picture_has_a_name_that_windows_refuses(tmp_path):
     [job] = read_suite(path)
     assert job.dir.name == "m-A-B__a-b-c-d-e-f-g-h-i__1"
     assert job.env_id == "m:A/B"
-    assert picture_name('m:A/"B"') == "m-A--B-.png"
+    assert picture_names(['m:A/"B"']) == {'m:A/"B"': "m-A--B-.png"}
 
 
 def test_a_machine_without_git(monkeypatch, tmp_path):
@@ -202,3 +215,14 @@ def test_what_a_job_prints_is_utf_8_on_every_machine(suite, harness, tmp_path, m
     assert done.returncode == 1 and "\\u2212\\xfc" in done.err, done.err
     log = tmp_path / "runs" / "s" / "A-v0__n__1" / "log.txt"
     assert log.read_text(encoding="utf-8").splitlines() == ["−ü", "utf-8"]
+
+
+@pytest.mark.parametrize("entry", ['name = "né"', 'name = "n", flags = "--x é"'])
+def test_a_name_that_the_machine_cannot_write(harness, tmp_path, monkeypatch, entry):
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "s.toml"
+    cell = f'{{ env_id = "A-v0", script = "a2c.py", {entry} }}'
+    path.write_text(f'seeds = "1"\ncells = [{cell}]', encoding="utf-8")
+    assert_refused(harness("run", path), "cannot be written in this system's encoding, ascii")
+    assert not (tmp_path / "runs").exists()
