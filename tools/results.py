@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.plots import DPI, FONT, SCRIPT_COLOURS, draw_legend, picture_name  # noqa: E402
+from benchmarks.plots import DPI, FONT, SCRIPT_COLOURS, draw_legend, picture_names  # noqa: E402
 from benchmarks.tables import format_number, markdown_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -167,8 +167,9 @@ def suite_section(suite: str) -> str:
     report = (RESULTS / suite / "report.md").read_text("utf-8")
     command = re.search(r"^    (python -m benchmarks compare .*)$", report, re.M).group(1)
     measured = "\n".join(re.findall(r"^Measured at commit .*$", report, re.M))
-    env_ids = sorted({row["environment"] for row in read_csv(RESULTS / suite / "table.csv")})
-    pictures = ", ".join(f"[{env_id}]({suite}/{picture_name(env_id)})" for env_id in env_ids)
+    env_ids = dict.fromkeys(row["environment"] for row in read_csv(RESULTS / suite / "table.csv"))
+    named = picture_names(list(env_ids)).items()
+    pictures = ", ".join(f"[{env_id}]({suite}/{name})" for env_id, name in named)
     published = section(report, "Published")
     text = f"""\
 ## {SUITES[suite]}
