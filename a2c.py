@@ -97,8 +97,8 @@ class Args:
     """seed of the network, the actions and the environments"""
 
     # The algorithm
-    learning_rate: float = 7e-4
-    """Adam's step size"""
+    learning_rate: float | None = None
+    """Adam's step size (None: 1.5e-3 for Discrete actions, 7e-4 for Box)"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
     num_envs: int = 16
@@ -425,6 +425,8 @@ def train(args: Args) -> None:
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    if args.learning_rate is None:
+        args.learning_rate = 1.5e-3 if agent.discrete else 7e-4
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
