@@ -10,7 +10,7 @@
 #     "filelock>=3.12",
 # ]
 # ///
-"""REINFORCE with a baseline: a learned value, or the mean of the other episodes.
+"""REINFORCE with a baseline: the mean of the other episodes, or a learned value.
 
 A tag such as [reward-to-go] names an equation and stands beside the code that computes it. The
 project's LECTURES.md lists all tags.
@@ -21,8 +21,8 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N 
 
     G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, or its time limit.
     γ < 1 lowers the noise, but biases the estimate, as J does not discount. b is, with --baseline
-        value   V_φ(s_t), fitted to the G_t of earlier iterations (over their deviation)
         mean    the mean of G_t over the other episodes that still run at step t
+        value   V_φ(s_t), fitted to the G_t of earlier iterations (over their deviation)
         none    0: then this is reinforce.py
     With --no-reward-to-go each action of an episode is weighed by Â_0 = G_0 − b(s_0).
 
@@ -30,7 +30,7 @@ Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for one episode in each of N parallel environments
     2. G_t ← r_t + γ G_{t+1}, from the last step back;  Â_t ← G_t − b(s_t)
     3. θ ← one Adam step on −(1/N) Σ_n Σ_t log π_θ(a_t|s_t) Â_t
-    4. repeat for K epochs, for each minibatch: φ ← one Adam step on the mean of (V_φ(s_t) − G_t)²
+    4. if b is V_φ, repeat for K epochs, for each minibatch: φ ← one Adam step on (V_φ(s_t) − G_t)²
     5. update the statistics that normalise observations; log
 
 Symbols     N episodes; T steps in the longest; M of the T·N steps are before their episode's end
@@ -44,7 +44,8 @@ Symbols     N episodes; T steps in the longest; M of the T·N steps are before t
 New after reinforce.py: an action is credited with what it brought beyond what was to be expected.
 That lowers the gradient's variance. Its expectation stays, as E_a[ ∇ log π_θ(a|s) b(s) ] = 0 for
 any b that does not depend on the action taken. An episode's own G_t depends on it, so b must not
-contain that: V_φ is fitted to it only after the policy's step, and the mean leaves it out.
+contain that: V_φ is fitted to it only after the policy's step, and the mean leaves it out. Unlike
+V_φ(s), the mean knows how much of a time limit is left at step t. Unlike the mean, V_φ knows s.
 
 Run         python reinforce_baseline.py --env-id CartPole-v1
 Lectures    L1, "Baselines"; L3, "Vanilla" Policy Gradient; L4, "Baseline"; L5, pages 29 to 35
@@ -108,10 +109,10 @@ class Args:
     """discount factor, γ"""
     reward_to_go: bool = True
     """weigh an action by the rewards that follow it; else by those of the whole episode"""
-    baseline: Literal["value", "mean", "none"] = "value"
-    """what to subtract: a learned V_φ(s), the mean of the other episodes, or nothing"""
+    baseline: Literal["mean", "value", "none"] = "mean"
+    """what to subtract: the mean of the other episodes, a learned V_φ(s), or nothing"""
     value_epochs: int = 5
-    """passes over an iteration's steps that refit the value, K"""
+    """passes over an iteration's steps that refit V_φ, K"""
     batch_size: int = 512
     """about the size of a minibatch of these passes, B: steps are divided into equal minibatches"""
     norm_obs: bool = True

@@ -537,7 +537,7 @@ CLOCK = ("--env-id", "tiny_envs:Clock-v0", "--total-timesteps", 8192, "--eval-ep
 
 def test_the_learned_baseline_explains_the_returns_it_was_not_fitted_to(completed_run, tmp_path):
     """Where the observation tells the return. The first iteration's comes before any fit."""
-    completed_run("reinforce_baseline", *CLOCK, "--run-dir", "r")
+    completed_run("reinforce_baseline", *CLOCK, "--baseline", "value", "--run-dir", "r")
     explained = scalar_values(tmp_path / "r", "losses/explained_variance")
     assert abs(explained[0]) < 0.1 and explained[-1] > 0.95
     state = checkpoint(tmp_path / "r")["optimizer"]["state"]
