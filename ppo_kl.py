@@ -119,7 +119,7 @@ class Args:
     """weight of the value loss, c₁"""
     max_grad_norm: float = 0.5
     """largest L2 norm of the gradient; a larger one is scaled down to it"""
-    target_kl: float = 0.015
+    target_kl: float = 0.03
     """KL(π_θk ‖ π_θ) that an update should end with, in nats, d_targ"""
     kl_coef: float = 1.0
     """weight of the KL penalty in the first update, β; 0 switches it off"""
