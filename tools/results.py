@@ -89,26 +89,37 @@ def readme_table() -> str:
 
 def evaluation_table(suite: str) -> str:
     """Evaluations, the mean of the seeds, with the lowest, the highest and their number."""
-    evaluations = {}
-    for row in read_csv(RESULTS / suite / "runs.csv"):
+    ranges = evaluation_ranges(RESULTS / suite / "runs.csv")
+    cells = {}
+    for row in read_csv(RESULTS / suite / "table.csv"):
         if row["evaluation"]:
-            cell = row["algorithm"], row["environment"]
-            evaluations.setdefault(cell, []).append(float(row["evaluation"]))
-    env_ids = sorted({env_id for _, env_id in evaluations})
+            group = row["algorithm"], row["environment"]
+            mean = format_number(float(row["evaluation"]))
+            seeds = row["seeds"]
+            cells[group] = f"{mean} ({ranges.get(group, '')}{seeds})"
+    env_ids = sorted({env_id for _, env_id in cells})
     rows = [["", *env_ids]]
-    for algorithm in in_ladders_order({algorithm for algorithm, _ in evaluations}):
-        cells = [describe(evaluations.get((algorithm, env_id), [])) for env_id in env_ids]
-        rows.append([algorithm, *cells])
+    for algorithm in in_ladders_order({algorithm for algorithm, _ in cells}):
+        rows.append([algorithm, *[cells.get((algorithm, env_id), "") for env_id in env_ids]])
     return markdown_table(rows)
 
 
-def describe(values: list[float]) -> str:
-    """The mean of values, with the lowest, the highest and their number: 480 (450 to 500; 5)."""
-    if not values:
-        return ""
-    low = format_number(min(values))
-    high = format_number(max(values))
-    return f"{format_number(np.mean(values))} ({low} to {high}; {len(values)})"
+def evaluation_ranges(path: Path) -> dict[tuple[str, str], str]:
+    """The lowest and the highest evaluation of each group in a runs.csv: `−85 to −75; `.
+
+    There are none where that file is missing: reports that are older than it lack it.
+    """
+    if not path.exists():
+        return {}
+    evaluations = {}
+    for row in read_csv(path):
+        if row["evaluation"]:
+            group = row["algorithm"], row["environment"]
+            evaluations.setdefault(group, []).append(float(row["evaluation"]))
+    ranges = {}
+    for group, values in evaluations.items():
+        ranges[group] = f"{format_number(min(values))} to {format_number(max(values))}; "
+    return ranges
 
 
 # ---------------------------------------------------------------- the picture of all curves
@@ -150,10 +161,10 @@ def draw_all(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
         ax.set_xscale("log")
         ax.set_xlim(left=1000)
         ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        ax.set_xlabel("environment steps")
         ax.set_title(env_id, fontsize=10)
     for ax in axes[len(curves) :]:
         ax.remove()
-    figure.supxlabel("environment steps", fontsize=10)
     figure.supylabel("episode return (IQM, 95 % interval)", fontsize=10)
     draw_legend(figure)
     return figure
@@ -171,11 +182,14 @@ def suite_section(suite: str) -> str:
     named = picture_names(list(env_ids)).items()
     pictures = ", ".join(f"[{env_id}]({suite}/{name})" for env_id, name in named)
     published = section(report, "Published")
+    remark = RESULTS / suite / "remark.md"  # what a reader must know of these figures
+    remarks = remark.read_text("utf-8") if remark.exists() else ""
     text = f"""\
 ## {SUITES[suite]}
 
 {describe_suite(suite)}
 
+{remarks}
 ![learning curves]({suite}/overview.png)
 
 {measured}
@@ -186,8 +200,7 @@ brackets the lowest, the highest and how many they are.
 {evaluation_table(suite)}
 
 Each environment by steps and by wall-clock: {pictures}. Returns of the training with intervals,
-speed, and what to be careful about: [{suite}/report.md]({suite}/report.md). How each run ended:
-[{suite}/runs.csv]({suite}/runs.csv). Made by
+speed, and what to be careful about: [{suite}/report.md]({suite}/report.md). Made by
 
     {command}
 """

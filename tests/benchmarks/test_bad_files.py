@@ -543,7 +543,7 @@ def test_ctrl_c_ends_a_comparison_in_one_line(two_runs, harness, tmp_path):
     process = harness("compare", two_runs, "--published", fifo, wait=False)
     with fifo.open("w"):  # which waits until it is open for reading, too
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "benchmarks: interrupted\n")
 
 

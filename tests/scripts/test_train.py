@@ -37,7 +37,7 @@ ACTOR_CRITIC = {
     "ent_coef": 0.3,
     "max_grad_norm": NO_LIMIT,
 }
-A2C = {**ACTOR_CRITIC, "value_epochs": 3}
+A2C = {**ACTOR_CRITIC, "learning_rate": 1e-3, "value_epochs": 3}
 PPO = {
     **ACTOR_CRITIC,
     "vf_coef": 0.7,
