@@ -45,6 +45,7 @@ def test_every_tag_that_is_logged_has_a_row_and_no_row_names_another():
     assert len(logged) > 20
 
 
+@pytest.mark.slow
 def test_a_row_names_the_scripts_that_log_the_tag():
     for tag, (scripts, *_) in rows().items():
         logging = {script for script in SCRIPTS if tag in logged_tags(TEXTS[script])}

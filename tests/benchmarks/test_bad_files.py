@@ -275,6 +275,7 @@ def test_a_reference_csv_that_a_spreadsheet_has_saved(tmp_path):
 # ---------------------------------------------------------------- compare
 
 
+@pytest.mark.slow
 def test_damage_and_odd_names_in_a_report(harness, runs, tmp_path, monkeypatch):
     """On a terminal that has only ASCII."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")

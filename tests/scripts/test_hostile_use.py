@@ -136,6 +136,7 @@ def test_a_finished_run_whose_policy_was_lost_makes_it_again(completed_run, tmp_
     assert (tmp_path / "r" / "policy.pt").read_bytes() == policy
 
 
+@pytest.mark.slow
 def test_dagger_resumes_without_the_dataset_that_it_began_with(completed_run, tmp_path):
     short = ("--total-timesteps", 600, "--num-updates", 20, "--eval-episodes", 2)
     completed_run("dagger", *short, "--run-dir", "first")
@@ -439,12 +440,14 @@ class TestEnvironmentsThatFailLate:
         assert done.returncode == 1 and "return of the evaluation is nan" in done.stderr
         assert not (tmp_path / "r" / "summary.json").exists()
 
+    @pytest.mark.slow
     def test_instances_that_differ(self, run_in, tmp_path):
         done = run_in("Unlike")
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert "--env-id late_trouble:Unlike-v0: RuntimeError" in done.stderr
         assert not (tmp_path / "r").exists()
 
+    @pytest.mark.slow
     def test_one_that_renders_nothing(self, run_in, tmp_path):
         done = run_in("NothingToSee", "--capture-video")
         assert done.returncode == 2 and "has not rendered anything" in done.stderr

@@ -162,6 +162,7 @@ class TestWeightsAndBiases:
         assert_refused(run("ppo_clip", *flags, path=with_wandb(FAILING_WANDB)), "--track")
         assert contents(tmp_path / "r") == before
 
+    @pytest.mark.slow
     def test_ids(self, with_wandb, completed_run, tmp_path):
         """Two folders of one name are two runs; a resumed run goes on with its own."""
         calls_path = tmp_path / "calls"
@@ -266,6 +267,7 @@ class TestResume:
         steps = [step for step, _ in scalars(run_dir)["charts/SPS"]]
         assert steps == sorted(set(steps)) and {first, step} <= set(steps)
 
+    @pytest.mark.slow
     def test_a_new_alpha_of_sac(self, completed_run, tmp_path):
         run_dir = tmp_path / "r"
         flags = ("--learning-starts", 100, "--batch-size", 8, "--updates-per-step", 0.1)
