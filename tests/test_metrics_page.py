@@ -3,6 +3,8 @@
 import ast
 import re
 
+import pytest
+
 from helpers import ROOT, SCRIPTS
 from readability import TEXTS
 
