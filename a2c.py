@@ -36,7 +36,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  in units of the deviation of the raw sum u_t = r_t + γ u_{t−1}
+    r_t     reward      (T, N)  the raw reward over the deviation of u_t, the discounted sum so far
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   K value_epochs   c₂ ent_coef
 
@@ -226,7 +226,7 @@ class Agent(nn.Module):
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
-        # log σ; Discrete: not used. σ begins small: with one step a rollout it hardly changes.
+        # log σ; Discrete: not used. σ begins small, as one gradient step a rollout hardly lowers it.
         self.log_std = nn.Parameter(torch.full((num_outputs,), -1.0))
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
@@ -238,7 +238,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...). Its unit is that of the targets to which `train` fits it."""
+        """V_φ(s), (...), in the unit of its targets in `train`."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
@@ -293,8 +293,8 @@ def gae(
     A terminated episode has no value after it. A truncated one is bootstrapped with the value of
     its true last observation, which is obs[t + 1] (see Collector). The sum stops at either.
 
-    A step that only resets gets a meaningless advantage. The losses leave it out, by `valid`. It
-    does not reach the step before either, since that one ended an episode: its goes_on is 0.
+    A step that only resets gets a meaningless advantage, which the losses leave out, by `valid`.
+    Nothing of it leaks into the step before, where an episode ended: goes_on is 0 there.
     """
     has_next_value = (~terminated).to(value)  # (T, N), 1 or 0
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
@@ -431,8 +431,8 @@ def train(args: Args) -> None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
         args.gae_lambda = 1.0 if agent.discrete else 0.97
-    # One Adam serves both networks. A loss gives gradients to its own network alone; those of the
-    # other are None after zero_grad, and Adam skips what has none.
+    # One Adam serves both networks. zero_grad sets all gradients to None, and backward gives some
+    # to the loss's own network alone. Clipping and Adam skip parameters whose gradient is None.
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
@@ -455,7 +455,7 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # Rewards are scaled by statistics that count them in. Those of observations wait (see 5.).
+        # The rewards' statistics count this rollout in. Those of observations change in 5.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std

@@ -235,7 +235,7 @@ class Agent(nn.Module):
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
-        """V_φ(s), (...). Its unit is that of the targets to which `train` fits it."""
+        """V_φ(s), (...), in the unit of its targets in `train`."""
         return self.critic(x).squeeze(-1)
 
     def sample(self, out: Tensor) -> Tensor:
