@@ -226,7 +226,7 @@ class Agent(nn.Module):
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
-        # log σ; Discrete: not used. σ begins small, as one gradient step a rollout hardly lowers it.
+        # log σ; Discrete: not used. It begins small: one gradient step a rollout hardly shrinks it.
         self.log_std = nn.Parameter(torch.full((num_outputs,), -1.0))
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
