@@ -43,6 +43,13 @@ from .watchman import MARK, end_tree, find_marked
 
 WINDOWS = sys.platform == "win32"
 SCRIPT_COMMAND = "python {script} --env-id {env_id} --seed {seed} --run-dir ."
+# Flags of a script that a suite sets by another entry, and that entry.
+SET_BY = {
+    "--env-id": "env_id",
+    "--seed": "seeds",
+    "--total-timesteps": "steps",
+    "--run-dir": "--runs-dir of the command",
+}
 
 
 SEEDS = Kind("a text such as 1-5", (str, int))
@@ -126,6 +133,8 @@ def parse_seeds(text: str, where: str = "seeds") -> list[int]:
         if len(seeds) + last - first >= MAX_SEEDS:
             raise BadInput(f"{said}: more than {MAX_SEEDS:,}")
         seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        raise BadInput(f"{said}: a seed is there twice")
     return seeds
 
 
@@ -178,6 +187,14 @@ def check_cell(cell: dict, where: str) -> None:
         raise BadInput(f"{where}: needs env_id, and either script or command and name")
 
 
+def check_flags(flags: str, where: str) -> None:
+    """Raise BadInput if a cell's flags say what another entry of the suite does."""
+    for word in shlex.split(flags):
+        flag = word.split("=")[0].replace("_", "-")
+        if flag in SET_BY:
+            raise BadInput(f"{where}: flags has {word}, which {SET_BY[flag]} sets")
+
+
 def make_job(cell: dict, seed: int, suite_dir: Path, where: str) -> Job:
     """The job of a cell and a seed.
 
@@ -202,6 +219,8 @@ def make_job(cell: dict, seed: int, suite_dir: Path, where: str) -> Job:
             raise BadInput(f"{where}: {word}: {explain(error)}") from error
     if not command or any("\0" in word for word in command):
         raise BadInput(f"{where}: {command_line!r} is no command line")
+    if "script" in cell:
+        check_flags(cell.get("flags", ""), where)
     algorithm = cell.get("name") or Path(cell["script"]).stem
     folder = file_name(f"{cell['env_id']}__{algorithm}__{seed}")
     if len(folder.encode()) > LONGEST_FILE_NAME:

@@ -48,7 +48,7 @@ def check_name(path: Path) -> None:
 def read(path: Path) -> str:
     """The text of a student's file; raises BadInput if there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # an editor may have put a mark before it
     except FileNotFoundError:
         raise BadInput(f"{path} is not there") from None
     except (OSError, UnicodeDecodeError) as error:

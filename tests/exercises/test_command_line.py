@@ -87,6 +87,8 @@ def test_start_and_check(exercises, tmp_path):
     assert exercises("check", path)[0] == 1
     path.write_text(solved(find_exercise("twin-target")), encoding="utf-8")
     assert exercises("check", path, "--no-train") == (0, "twin-target: right\n", "")
+    path.write_text(solved(find_exercise("twin-target")), encoding="utf-8-sig")  # as Notepad may
+    assert exercises("check", path, "--no-train") == (0, "twin-target: right\n", "")
     assert exercises("start", "gae", "mine.py")[0] == 0 and (tmp_path / "mine.py").exists()
 
 
