@@ -109,7 +109,7 @@ class TestFoldersOfOthers:
         ("ppo_kl", ("--kl-coef", 77)),
         ("ppo_clip", ("--no-norm-obs",)),
         ("sac", ("--no-norm-obs",)),
-        ("reinforce_baseline", ("--baseline", "mean")),
+        ("reinforce_baseline", ("--baseline", "value")),
         ("dagger", ("--dataset", "d.npz")),
     ],
 )
