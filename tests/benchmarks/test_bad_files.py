@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -543,6 +544,7 @@ def test_ctrl_c_ends_a_comparison_in_one_line(two_runs, harness, tmp_path):
     os.mkfifo(fifo)
     process = harness("compare", two_runs, "--published", fifo, wait=False)
     with fifo.open("w"):  # which waits until it is open for reading, too
+        time.sleep(0.5)  # Python notices a signal that comes just before it reads only afterwards
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "benchmarks: interrupted\n")
