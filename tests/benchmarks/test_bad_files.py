@@ -542,7 +542,10 @@ def test_ctrl_c_ends_a_comparison_in_one_line(two_runs, harness, tmp_path):
     """It waits for the published results, of which nobody writes any."""
     fifo = tmp_path / "published.csv"
     os.mkfifo(fifo)
+    # What a shell runs in the background ignores Ctrl-C, and so would what the tests start there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = harness("compare", two_runs, "--published", fifo, wait=False)
+    signal.signal(signal.SIGINT, before)
     with fifo.open("w"):  # which waits until it is open for reading, too
         time.sleep(0.5)  # Python notices a signal that comes just before it reads only afterwards
         process.send_signal(signal.SIGINT)
