@@ -105,8 +105,8 @@ class Args:
     """parallel environments, N"""
     num_steps: int = 8
     """steps of each environment in a rollout, T"""
-    gamma: float = 0.99
-    """discount factor, γ"""
+    gamma: float | None = None
+    """discount factor, γ (None: 0.995 for Discrete actions, 0.99 for Box)"""
     gae_lambda: float | None = None
     """λ: 0 takes one reward, 1 all of the rollout (None: 1 for Discrete actions, 0.97 for Box)"""
     ent_coef: float | None = None
@@ -427,6 +427,8 @@ def train(args: Args) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.learning_rate is None:
         args.learning_rate = 1.5e-3 if agent.discrete else 7e-4
+    if args.gamma is None:
+        args.gamma = 0.995 if agent.discrete else 0.99
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
