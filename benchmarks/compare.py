@@ -9,11 +9,19 @@ import numpy as np
 
 from . import BadInput
 from .files import NUMBER, Damaged, check_encodable, check_folder
-from .groups import Group, Result, caveats, group_curves, summarise
+from .groups import Group, Result, caveats, first_bin, group_curves, summarise
 from .options import CompareOptions
 from .plots import draw_pictures, picture_names
 from .published import Figure, below_published, published_table, read_published
-from .readers import Curve, is_return, read_curves, read_rows
+from .readers import (
+    CURVES_COLUMNS,
+    RUNS_COLUMNS,
+    Curve,
+    is_return,
+    metric_name,
+    read_curves,
+    read_rows,
+)
 from .report import (
     Report,
     across_table,
@@ -26,7 +34,6 @@ from .report import (
 )
 from .stats import BINS
 
-MEASUREMENT = {"commit", "machine", "versions", "workers"}  # entries of a manifest
 RANDOM_RETURNS = Path(__file__).parent / "reference" / "random.csv"
 OF_RETURNS = "normalised scores, the thresholds of suites and gymnasium, and published results"
 PUBLISHED = Path(__file__).parent / "reference" / "published.csv"
@@ -60,8 +67,8 @@ def compare_runs(options: CompareOptions) -> int:
         title=f"{len(curves)} runs compared",
         command=f"python -m benchmarks {shlex.join(sys.argv[1:])}",
         by_env=by_env,
-        ylabel=options.metric or "episode return",
-        facts=sorted({describe_machine(c.manifest) for c in curves if is_measured(c.manifest)}),
+        ylabel=metric_name(options.metric),
+        facts=measurements(curves),
         notes=notes,
         finals=finals_table(results),
         results=results_table(results),
@@ -76,7 +83,7 @@ def compare_runs(options: CompareOptions) -> int:
     out.mkdir(parents=True, exist_ok=True)
     write_results(out / "table.csv", results)
     write_runs(out / "runs.csv", groups)
-    write_curves(out / "curves.csv", groups)
+    write_curves(out / "curves.csv", groups, options.metric)
     draw_pictures(by_env, f"{report.ylabel} (IQM, 95 % interval)", out)
     write_text(out / "report.md", markdown_report(report))
     print(f"{escaped_table(report.results)}\n\n{bullets(notes)}\n{out}/report.md")
@@ -118,19 +125,14 @@ def below_threshold(results: list[Result]) -> list[str]:
     return notes
 
 
-def is_measured(manifest: dict) -> bool:
-    """Whether a manifest says what a run was measured with."""
-    return MEASUREMENT <= manifest.keys()
-
-
-def describe_machine(manifest: dict) -> str:
-    """What a run was measured with, as a sentence."""
-    machine = manifest["machine"]
-    processor = machine.get("processor")
-    hardware = f"{processor}, {machine.get('cores')} cores, {machine.get('system')}"
-    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    commit = f"Measured at commit {manifest['commit']}"
-    return f"{commit}: {hardware}, {manifest['workers']} jobs at once; {versions}."
+def measurements(curves: list[Curve]) -> list[str]:
+    """With what the runs were measured, a sentence each, where that is known."""
+    sentences = set()
+    for curve in curves:
+        if curve.measured_with is not None:
+            commit = curve.manifest["commit"]
+            sentences.add(f"Measured at commit {commit}: {curve.measured_with}.")
+    return sorted(sentences)
 
 
 # ---------------------------------------------------------------- scores
@@ -217,38 +219,44 @@ def write_results(path: Path, results: list[Result]) -> None:
 
 
 def write_runs(path: Path, groups: list[Group]) -> None:
-    """Write runs.csv: how each run ended, a run a row. A reference was not evaluated."""
+    """Write runs.csv: how each run ended, a run a row. References are left out."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        head = ["environment", "algorithm", "seed", "steps", "final return", "evaluation"]
-        writer.writerow([*head, "commit"])
+        writer = csv.DictWriter(file, fieldnames=RUNS_COLUMNS)
+        writer.writeheader()
         for group in groups:
-            for curve, steps, final in zip(group.curves, group.ends, group.finals):
-                row = [group.env_id, group.algorithm, curve.seed, round(steps), final.round(3)]
-                row.append(curve.evaluation)
-                row.append(curve.manifest.get("commit"))
+            if group.reference:
+                continue
+            for curve, end, final in zip(group.curves, group.ends, group.finals):
+                row = {
+                    "environment": group.env_id,
+                    "algorithm": group.algorithm,
+                    "seed": curve.seed,
+                    "steps": round(end),
+                    "final return": final.round(3),
+                    "evaluation": curve.evaluation,
+                    "trained": curve.trained,
+                    "threshold": curve.manifest.get("threshold"),
+                    "commit": curve.manifest.get("commit"),
+                    "measured with": curve.measured_with,
+                }
                 writer.writerow(row)
 
 
-def write_curves(path: Path, groups: list[Group]) -> None:
-    """Write curves.csv: what the pictures show, a bin of a group a row."""
+def write_curves(path: Path, groups: list[Group], metric: str | None) -> None:
+    """Write curves.csv: the mean of each run in each bin of its steps. References are left out.
+
+    A row says at which step and second the bin ends. Bins before a run's first point are left out.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        head = ["environment", "algorithm", "step", "seconds", "mean", "iqm", "low", "high"]
-        writer.writerow(head)
+        writer.writerow([*CURVES_COLUMNS, metric_name(metric)])
         for group in groups:
-            mean = group.values.mean(0)
-            for b in range(BINS):
-                row = [
-                    group.env_id,
-                    group.algorithm,
-                    group.steps[b].round(1),
-                    group.seconds[b].round(2),
-                    mean[b].round(3),
-                    group.iqm_curve[b].round(3),
-                ]
-                if group.band is None:
-                    row += ["", ""]
-                else:
-                    row += [group.band[0, b].round(3), group.band[1, b].round(3)]
-                writer.writerow(row)
+            if group.reference:
+                continue
+            bin_ends = np.floor((np.arange(BINS) + 1) * group.end / BINS)
+            for curve, values in zip(group.curves, group.values):
+                seconds = np.interp(bin_ends, curve.step, curve.seconds)
+                key = [group.env_id, group.algorithm, curve.seed]
+                for b in range(first_bin(curve.step[0], group.end), BINS):
+                    point = [round(bin_ends[b]), seconds[b].round(2), values[b].round(3)]
+                    writer.writerow([*key, *point])

@@ -49,7 +49,7 @@ class Group:
         self.band = bootstrap_interval(iqm, self.values)
         self.finals = self.values[:, -LAST:].mean(1)
         last_start = max(curve.step[0] for curve in curves)
-        self.first_bin = min(int(last_start / self.end * BINS), BINS - 1)
+        self.first_bin = first_bin(last_start, self.end)
 
     def axis(self, name: str) -> np.ndarray:
         """The group's "steps" or "seconds", (BINS,)."""
@@ -74,6 +74,11 @@ class Group:
             if np.isfinite(steps[i]):
                 seconds[i] = np.interp(steps[i], curve.step, curve.seconds)
         return seconds
+
+
+def first_bin(step: float, end: float) -> int:
+    """The bin of (0, end] in which a run begins whose first point is at `step`."""
+    return int(np.clip(np.ceil(step * BINS / end) - 1, 0, BINS - 1))
 
 
 @dataclass

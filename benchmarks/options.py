@@ -36,7 +36,7 @@ class CompareOptions:
     """Compare the learning curves of runs: tables, pictures, CSV."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """folders that hold runs, at any depth, or reference CSVs; or such CSVs themselves"""
+    """folders that hold runs, at any depth, or reference CSVs; such CSVs themselves; reports"""
     metric: str | None = None
     """TensorBoard tag to compare (default: the return of the training episodes)"""
     threshold: float | None = None

@@ -1,4 +1,4 @@
-"""Read learning curves: TensorBoard folders and reference CSVs.
+"""Read learning curves: TensorBoard folders, reference CSVs, and the reports made of such.
 
 The folders are those of our scripts, of CleanRL and of Stable-Baselines3.
 """
@@ -36,6 +36,7 @@ from .files import (
 )
 from .jobs import MANIFEST, Foreign, read_manifest
 
+MEASUREMENT = {"commit", "machine", "versions", "workers"}  # entries of a manifest
 OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
 RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
@@ -46,6 +47,18 @@ SUMMARY_COUNTS = {"global_step": COUNT}
 CONFIG_OF_OURS = {"script": TEXT, "args": TABLE}
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
+RUN_KEY = ["environment", "algorithm", "seed"]  # the first columns of a report's files on its runs
+RUNS_COLUMNS = [
+    *RUN_KEY,
+    "steps",
+    "final return",
+    "evaluation",
+    "trained",
+    "threshold",
+    "commit",
+    "measured with",
+]
+CURVES_COLUMNS = [*RUN_KEY, "step", "seconds"]  # and the metric
 EVENTS = "events.out.tfevents."  # how the name of an events file begins
 WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")  # a run's folder in wandb/
 # The bytes by which a record of an events file is known to be that of a writer with a purge_step.
@@ -115,7 +128,9 @@ class Curve:
     trained: int | None = None
     """environment steps of the training, if the run says it: its last point is a little before"""
     manifest: dict = field(default_factory=dict)
-    """manifest.json, if `benchmarks run` has run this"""
+    """manifest.json, if `benchmarks run` has run this; from a report, commit and threshold alone"""
+    measured_with: str | None = None
+    """processor, system and versions, if the manifest says them"""
 
 
 def is_return(metric: str | None) -> bool:
@@ -300,7 +315,21 @@ def read_run(folder: Path, manifest: dict, metric: str | None) -> Curve | str:
         evaluation=evaluation,
         trained=trained,
         manifest=manifest,
+        measured_with=describe_machine(manifest) if is_measured(manifest) else None,
     )
+
+
+def is_measured(manifest: dict) -> bool:
+    """Whether a manifest says what a run was measured with."""
+    return MEASUREMENT <= manifest.keys()
+
+
+def describe_machine(manifest: dict) -> str:
+    """What a run was measured with, in words."""
+    machine = manifest["machine"]
+    hardware = f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('system')}"
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    return f"{hardware}, {manifest['workers']} jobs at once; {versions}"
 
 
 # ---------------------------------------------------------------- reference CSVs
@@ -356,6 +385,72 @@ def reference_curve(path: Path, run_name: str, points: list[tuple]) -> Curve:
         seconds=scalars.seconds,
         path=path,
         reference=True,
+    )
+
+
+# ---------------------------------------------------------------- reports
+
+
+def metric_name(metric: str | None) -> str:
+    """What a metric is called in a report."""
+    return "episode return" if is_return(metric) else metric
+
+
+def read_report(folder: Path, metric: str | None) -> list[Curve]:
+    """The curves of the runs of which a report was made; none if the folder is no report.
+
+    A report has them in runs.csv, a run a row, and in curves.csv, a bin of a run's steps a row.
+    Raises Damaged if these files are not such as `compare` writes, or are on another metric.
+    """
+    runs_path = folder / "runs.csv"
+    curves_path = folder / "curves.csv"
+    if not runs_path.is_file() or not curves_path.is_file():
+        return []
+    [runs_head, *runs] = read_rows(runs_path) or [[]]
+    if runs_head != RUNS_COLUMNS:
+        return []
+    [curves_head, *points] = read_rows(curves_path) or [[]]
+    wanted = metric_name(metric)
+    if curves_head != [*CURVES_COLUMNS, wanted]:
+        raise Damaged(f"{curves_path}: its columns are not {', '.join(CURVES_COLUMNS)}, {wanted}")
+    points_of = {}
+    for row in points:
+        points_of.setdefault(tuple(row[: len(RUN_KEY)]), []).append(row[len(RUN_KEY) :])
+    curves = []
+    for number, row in enumerate(runs, 2):
+        try:
+            run = dict(zip(RUNS_COLUMNS, row, strict=True))
+            key = tuple(run[name] for name in RUN_KEY)
+            curve = reported_curve(run, np.array(points_of[key], dtype=float), folder)
+        except (KeyError, ValueError) as error:
+            raise Damaged(f"{runs_path}, row {number}: {','.join(row)!r}") from error
+        curves.append(curve)
+    return curves
+
+
+def reported_curve(run: dict[str, str], points: np.ndarray, folder: Path) -> Curve:
+    """The curve of a row of runs.csv. `points` is (points, 3): step, seconds, value.
+
+    Raises ValueError if a number is none, and Damaged if they are not such as a run logs.
+    """
+    step, seconds, value = points.T
+    check_points(Scalars(step, value, seconds), folder / "curves.csv")
+    manifest = {}
+    if run["commit"]:
+        threshold = float(run["threshold"]) if run["threshold"] else None
+        manifest = {"commit": run["commit"], "threshold": threshold}
+    return Curve(
+        env_id=run["environment"],
+        algorithm=run["algorithm"],
+        seed=int(run["seed"]),
+        step=step,
+        value=value,
+        seconds=seconds,
+        path=folder,
+        evaluation=float(run["evaluation"]) if run["evaluation"] else None,
+        trained=int(run["trained"]) if run["trained"] else None,
+        manifest=manifest,
+        measured_with=run["measured with"] or None,
     )
 
 
@@ -421,6 +516,9 @@ class Collection:
             files = self.without_known(path, self.walk(path))
             self.add_runs(path, files)
             self.add_references(path, [file for file in files if file.name.endswith(".csv")])
+            has_runs = any(found_under == path for found_under, _ in self.curves)
+            if path / "runs.csv" in files and not has_runs:
+                self.add_report(path)
         else:
             self.add_references(path, self.without_known(path, [path]))
 
@@ -529,6 +627,16 @@ class Collection:
             for curve in curves:
                 identity = Identity(curve.env_id, curve.algorithm, curve.seed)
                 self.curves[path, identity] = curve
+
+    def add_report(self, path: Path) -> None:
+        """Add the runs of a report, if the path is one."""
+        try:
+            curves = read_report(path, self.metric)
+        except Damaged as error:
+            self.leave_out(error)
+            return
+        for curve in curves:
+            self.curves[path, Identity(curve.env_id, curve.algorithm, curve.seed)] = curve
 
     def path_names(self) -> dict[Path, str]:
         """What each path is called where an algorithm was found under several of them.

@@ -6,20 +6,23 @@ It writes benchmarks/results/README.md and curves.png, and README's table, which
 comments, `<!-- results -->` and `<!-- end of results -->`.
 """
 
+import collections
 import csv
 import re
 import sys
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.groups import Group, group_curves  # noqa: E402
+from benchmarks.jobs import read_suite  # noqa: E402
 from benchmarks.plots import DPI, FONT, SCRIPT_COLOURS, draw_legend, picture_names  # noqa: E402
+from benchmarks.readers import read_curves  # noqa: E402
 from benchmarks.tables import format_number, markdown_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -122,48 +125,70 @@ def evaluation_ranges(path: Path) -> dict[tuple[str, str], str]:
     return ranges
 
 
+def unmeasured_cells(suite: str) -> str:
+    """A sentence on the suite's cells of which seeds are missing; empty if there are none."""
+    wanted = collections.Counter()
+    for job in read_suite(ROOT / "benchmarks" / "suites" / f"{suite}.toml"):
+        wanted[job.env_id, job.algorithm] += 1
+    measured = collections.Counter()
+    for row in read_csv(RESULTS / suite / "runs.csv"):
+        measured[row["environment"], row["algorithm"]] += 1
+    missing = {}
+    for cell, seeds in wanted.items():
+        env_id, algorithm = cell
+        if measured[cell] == 0:
+            missing.setdefault(env_id, []).append(algorithm)
+        elif measured[cell] < seeds:
+            part = f"{algorithm} (has {measured[cell]} of {seeds} seeds)"
+            missing.setdefault(env_id, []).append(part)
+    if not missing:
+        return ""
+    cells = "; ".join(f"{env_id}: {', '.join(names)}" for env_id, names in missing.items())
+    return f"Still to be measured, of {sum(wanted.values())} runs: {cells}.\n\n"
+
+
 # ---------------------------------------------------------------- the picture of all curves
 
 
-def read_curves() -> dict[str, dict[str, np.ndarray]]:
-    """The curves of all suites, by environment and algorithm: columns step, iqm, low, high.
+def all_groups() -> dict[str, list[Group]]:
+    """The scripts' curves in all suites, by environment, in the order in which they are read.
 
     Of an environment in two suites the later one's are taken. References are left out.
     """
-    curves = {}
+    groups = {}
     for suite in measured_suites():
-        found = {}
-        for row in read_csv(RESULTS / suite / "curves.csv"):
-            numbers = [float(row[name] or "nan") for name in ("step", "iqm", "low", "high")]
-            of_env = found.setdefault(row["environment"], {})
-            of_env.setdefault(row["algorithm"], []).append(numbers)
-        for env_id, of_env in found.items():
-            arrays = {name: np.array(of_env[name]) for name in in_ladders_order(set(of_env))}
-            own = {name: curve for name, curve in arrays.items() if name in SCRIPT_COLOURS}
-            curves[env_id] = own
-    return curves
+        curves, _ = read_curves((RESULTS / suite,), None)
+        for env_id, of_env in group_curves(curves, None, of_returns=True).items():
+            groups[env_id] = [group for group in of_env if group.algorithm in SCRIPT_COLOURS]
+    return groups
 
 
-def draw_all(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
+def draw_all(groups: dict[str, list[Group]]) -> Figure:
     """All curves on one page, a panel an environment, from the first steps on a logarithmic axis.
 
     The logarithm shows the off-policy scripts' first hundred thousand steps beside a million.
     """
     columns = 3
-    rows = -(-len(curves) // columns)
+    rows = -(-len(groups) // columns)
     figure = Figure(figsize=(12, 3 * rows + 0.7), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, (env_id, of_env) in zip(axes, curves.items()):
-        for name, curve in of_env.items():
-            step, iqm, low, high = curve.T
-            ax.plot(step, iqm, color=SCRIPT_COLOURS[name], label=name, linewidth=1.6)
-            ax.fill_between(step, low, high, color=SCRIPT_COLOURS[name], alpha=0.18, linewidth=0)
+    for ax, (env_id, of_env) in zip(axes, groups.items()):
+        for group in of_env:
+            colour = SCRIPT_COLOURS[group.algorithm]
+            begun = slice(group.first_bin, None)
+            steps = group.steps[begun]
+            ax.plot(
+                steps, group.iqm_curve[begun], color=colour, label=group.algorithm, linewidth=1.6
+            )
+            if group.band is not None:
+                low, high = group.band[:, begun]
+                ax.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         ax.set_xscale("log")
         ax.set_xlim(left=1000)
         ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
         ax.set_xlabel("environment steps")
         ax.set_title(env_id, fontsize=10)
-    for ax in axes[len(curves) :]:
+    for ax in axes[len(groups) :]:
         ax.remove()
     figure.supylabel("episode return (IQM, 95 % interval)", fontsize=10)
     draw_legend(figure)
@@ -182,15 +207,12 @@ def suite_section(suite: str) -> str:
     named = picture_names(list(env_ids)).items()
     pictures = ", ".join(f"[{env_id}]({suite}/{name})" for env_id, name in named)
     published = section(report, "Published")
-    remark = RESULTS / suite / "remark.md"  # what a reader must know of these figures
-    remarks = remark.read_text("utf-8") if remark.exists() else ""
     text = f"""\
 ## {SUITES[suite]}
 
 {describe_suite(suite)}
 
-{remarks}
-![learning curves]({suite}/overview.png)
+{unmeasured_cells(suite)}![learning curves]({suite}/overview.png)
 
 {measured}
 
@@ -248,4 +270,4 @@ if __name__ == "__main__":
     readme.write_text(put_into(readme.read_text("utf-8")), "utf-8")
     (RESULTS / "README.md").write_text(page(), "utf-8")
     with matplotlib.rc_context(FONT):
-        draw_all(read_curves()).savefig(RESULTS / "curves.png")
+        draw_all(all_groups()).savefig(RESULTS / "curves.png")

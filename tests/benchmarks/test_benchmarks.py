@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import mannwhitneyu
 
+from benchmarks import BadInput
 from benchmarks.compare import compare_runs
 from benchmarks.groups import group_curves
 from benchmarks.jobs import parse_seeds, read_suite
@@ -464,10 +465,11 @@ def test_a_comparison(harness, tmp_path):
 
     curve = []
     for row in read_csv(out / "curves.csv"):
-        if (row["environment"], row["algorithm"]) == ("CartPole-v1", "steep"):
+        if (row["environment"], row["algorithm"], row["seed"]) == ("CartPole-v1", "steep", "2"):
             curve.append(row)
-    assert len(curve) == BINS
-    assert all(float(row["low"]) <= float(row["iqm"]) <= float(row["high"]) for row in curve)
+    assert [int(row["step"]) for row in curve] == list(range(20, 1001, 10))  # where bins end
+    assert float(curve[48]["episode return"]) == pytest.approx(0.477 * 495, rel=0.03)
+    assert float(curve[48]["seconds"]) == pytest.approx(5)
     pictures = {path.name: imread(path) for path in out.glob("*.png")}
     assert pictures.keys() == {"CartPole-v1.png", "Acrobot-v1.png", "overview.png"}
     assert all(min(image.shape[:2]) > 300 and image.std() > 0.01 for image in pictures.values())
@@ -479,6 +481,66 @@ def test_a_comparison(harness, tmp_path):
 def test_nothing_to_compare(harness, tmp_path, words, said):
     assert_refused(harness("compare", *words, "--out", tmp_path / "report"), said)
     assert not (tmp_path / "report").exists()
+
+
+def test_a_report_can_be_compared_in_place_of_its_runs(harness, tmp_path):
+    """So results grow a machine and a day at a time: a report, and new runs beside it."""
+    rng = np.random.default_rng(0)
+    for algorithm in ("a2c", "sac"):
+        for seed, end in ((1, 9_990), (2, 10_000), (3, 10_000)):
+            points = [(step, rng.normal(step), step / 300) for step in range(430, end + 1, 70)]
+            name = f"CartPole-v1__{algorithm}__{seed}"
+            manifest = job_manifest("CartPole-v1", algorithm, seed, threshold=7.5, **MEASURED)
+            summary = {"eval_return_mean": 100.0 / seed, "global_step": end}
+            write_log(tmp_path / "runs" / name, points, manifest=manifest, summary=summary)
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    both = harness("compare", tmp_path / "runs", "--out", first)
+    again = harness("compare", first, "--out", second)
+    assert both.returncode == again.returncode == 0, again.err
+    for name in ("runs.csv", "curves.csv"):
+        assert (first / name).read_text() == (second / name).read_text()
+    reports = [(out / "report.md").read_text().split("\n\n") for out in (first, second)]
+    changed = [old for old, new in zip(*reports, strict=True) if old != new]
+    assert len(changed) <= 3 and changed[0].startswith("    python -m benchmarks compare"), changed
+    for old, new in zip(read_csv(first / "table.csv"), read_csv(second / "table.csv")):
+        for column in ("final return", "IQM", "low", "high", "area", "evaluation", "steps to"):
+            assert float(old[column]) == pytest.approx(float(new[column]), rel=1e-5), column
+        for column in ("environment", "algorithm", "seeds", "threshold", "met", "reached by"):
+            assert old[column] == new[column], column
+
+    (tmp_path / "more").mkdir()
+    _, notes = read_curves((first, first.parent / "more" / ".." / "first"), None)
+    assert any(note.endswith("is counted once") for note in notes)
+    name = "CartPole-v1__trpo__1"
+    manifest = job_manifest("CartPole-v1", "trpo", **MEASURED)
+    write_log(tmp_path / "more" / name, straight_line(1), manifest=manifest)
+    grown = harness("compare", first, tmp_path / "more", "--out", third)
+    assert grown.returncode == 0, grown.err
+    algorithms = [row["algorithm"] for row in read_csv(third / "table.csv")]
+    assert algorithms == ["a2c", "trpo", "sac"]
+
+
+def test_a_report_on_another_metric_is_not_taken_for_returns(harness, tmp_path):
+    write_log(tmp_path / "runs" / "A-v0__x__1__1", straight_line(1), tag="losses/kl")
+    done = harness("compare", tmp_path / "runs", "--metric", "losses/kl", "--out", tmp_path / "kl")
+    assert done.returncode == 0, done.err
+    said = "its columns are not environment, algorithm, seed, step, seconds, episode return"
+    assert_refused(harness("compare", tmp_path / "kl", "--out", tmp_path / "report"), said)
+
+
+def test_a_damaged_report_is_left_out(harness, tmp_path):
+    """Each of its files, cut off and with a word in place of a number."""
+    write_log(tmp_path / "runs" / "A-v0__x__1__1", straight_line(1))
+    report = tmp_path / "report"
+    assert harness("compare", tmp_path / "runs", "--out", report).returncode == 0
+    for name in ("runs.csv", "curves.csv"):
+        whole = (report / name).read_text()
+        for damaged in (whole[:-9] + "x\n", whole[: len(whole) // 2]):
+            (report / name).write_text(damaged)
+            with pytest.raises(BadInput, match="report"):
+                read_curves((report,), None)
+        (report / name).write_text(whole)
+    assert read_curves((report,), None)
 
 
 def test_two_versions_of_an_algorithm_are_told_apart(tmp_path):
@@ -497,7 +559,7 @@ def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
     [group] = group_curves(curves, None, of_returns=True)["A-v0"]
     ax = Figure().subplots()
     draw_curves(ax, [group], {"x": "black"}, "steps")
-    assert ax.lines[0].get_xdata()[0] == 355 and len(group.iqm_curve) == BINS
+    assert ax.lines[0].get_xdata()[0] == 345 and len(group.iqm_curve) == BINS
 
 
 @pytest.mark.parametrize("env_id, gymnasiums", [("CartPole-v1", 475), ("Pendulum-v1", None)])

@@ -17,8 +17,10 @@ from matplotlib.image import imread
 from playwright.sync_api import sync_playwright
 
 from benchmarks.compare import compare_runs
+from benchmarks.groups import group_curves
 from benchmarks.options import CompareOptions
 from benchmarks.plots import SCRIPT_COLOURS
+from benchmarks.readers import read_curves
 from benchmarks.tables import format_number
 from helpers import ROOT
 from made_up_logs import (
@@ -242,15 +244,15 @@ def test_a_curve_is_read_off_under_the_pointer(report, opened, x, label, end):
     found = re.search(r"ppo_clip\s+IQM (.*) 95 % interval (.*) to (.*)\s+(\d+) steps (.*) s", said)
     names = ("iqm", "low", "high", "step", "seconds")
     shown = {name: float(text) for name, text in zip(names, found.groups())}
-    rows = []
-    for row in read_csv(report / "curves.csv"):
-        of_curve = (row["environment"], row["algorithm"]) == ("CartPole-v1", "ppo_clip")
-        if of_curve and abs(float(row["step"]) - shown["step"]) < 1:
-            rows.append(row)
-    [row] = rows
-    for name, number in shown.items():
+    curves, _ = read_curves((report,), None)
+    groups = {group.algorithm: group for group in group_curves(curves, None, True)["CartPole-v1"]}
+    group = groups["ppo_clip"]
+    b = np.abs(group.steps - shown["step"]).argmin()
+    low, high = group.band[:, b]
+    expected = (group.iqm_curve[b], low, high, group.steps[b], group.seconds[b])
+    for name, number in zip(names, expected):
         tolerance = 0.06 if name == "seconds" else 1
-        assert number == pytest.approx(float(row[name]), abs=tolerance), name
+        assert shown[name] == pytest.approx(number, abs=tolerance), name
 
 
 def test_two_hundred_runs_fit_and_open_fast(opened, tmp_path, monkeypatch):
