@@ -520,6 +520,7 @@ def test_a_report_can_be_compared_in_place_of_its_runs(harness, tmp_path):
     assert algorithms == ["a2c", "trpo", "sac"]
 
 
+@pytest.mark.slow
 def test_a_report_on_another_metric_is_not_taken_for_returns(harness, tmp_path):
     write_log(tmp_path / "runs" / "A-v0__x__1__1", straight_line(1), tag="losses/kl")
     done = harness("compare", tmp_path / "runs", "--metric", "losses/kl", "--out", tmp_path / "kl")
