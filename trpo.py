@@ -31,7 +31,7 @@ Algorithm   repeat until the budget of environment steps is spent
     4. θ ← θ_k + c √(2δ / sᵀHs) s with the first c of 1, 0.8, 0.8², … for which KL ≤ δ and L has
        risen; if there is none, θ stays θ_k
     5. φ ← Adam steps on ½ (V_φ(s_t) − R̂_t)², K epochs of minibatches
-    6. update the statistics that normalise observations; log
+    6. update the statistics that normalise observations, and leave the policy what it is; log
 
 Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
             (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
@@ -43,8 +43,8 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     g, s    gradient, direction  (P,)  of all P parameters of the policy
     γ gamma   λ gae_lambda   δ target_kl   K value_epochs
 
-New after a2c.py: the step is measured by how much it changes the policy, not its parameters. δ, in
-nats, is in place of the actor's step size.
+New after a2c.py: δ, in nats, bounds how much a step changes the policy. It falls to 0 over the
+budget. New statistics of observations change no policy, as its first layer changes with them.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, "More Than Step Size" to "What did we gain"; L5, pages 49 and 50
@@ -103,6 +103,8 @@ class Args:
     # The algorithm
     target_kl: float = 0.01
     """the largest KL(π_θk ‖ π_θ) of a step, in nats, δ"""
+    anneal_kl: bool = True
+    """lower δ linearly to zero over the budget"""
     line_search: bool = True
     """shorten the step until KL ≤ δ and L has risen; without: the natural policy gradient"""
     cg_iterations: int = 10
@@ -243,6 +245,24 @@ class Agent(nn.Module):
     def normalize(self, obs: Tensor) -> Tensor:
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
+
+    @torch.no_grad()
+    def update_obs_stats(self, obs: Tensor) -> None:
+        """Merge obs (n, obs_dim) into the statistics. The policy stays the same function.
+
+        With other statistics the same observation is another x. That would change the policy in
+        every state, outside the trust region. So the actor's first layer takes it back: for all
+        observations o, W (o − mean) / std + b is the same before and after.
+        """
+        is_first = int(self.obs_stats.count) == 0
+        old_mean = self.obs_stats.mean.clone()
+        old_std = self.obs_stats.std.clone()
+        self.obs_stats.update(obs)
+        if is_first:  # a new policy has nothing to keep, and learns faster from scaled observations
+            return
+        first_layer = self.actor[0]
+        first_layer.bias += first_layer.weight @ ((self.obs_stats.mean - old_mean) / old_std)
+        first_layer.weight *= self.obs_stats.std / old_std
 
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...), in the unit of its targets in `train`."""
@@ -524,6 +544,10 @@ def train(args: Args) -> None:
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
     while not run.finished():
+        max_kl = args.target_kl  # δ of this rollout
+        if args.anneal_kl:
+            max_kl *= 1 - run.count.global_step / args.total_timesteps
+
         # 1. Run the policy for T steps in N environments.
         rollout = collector.collect(args.num_steps)
         valid = rollout.valid
@@ -560,7 +584,7 @@ def train(args: Args) -> None:
         product = partial(fisher_product, kl_gradient, policy_parameters, args.cg_damping)
         direction = conjugate_gradients(product, gradient, args.cg_iterations)  # s
         curvature = direction @ product(direction)  # sᵀHs
-        step = (2 * args.target_kl / (curvature + 1e-30)).sqrt() * direction  # [natural-gradient]
+        step = (2 * max_kl / (curvature + 1e-30)).sqrt() * direction  # [natural-gradient]
 
         # 4. Line search: try ever shorter steps, until one keeps to the trust region and raises L.
         # With --no-line-search the full step is taken, and `accepted` only says if it would pass.
@@ -573,7 +597,7 @@ def train(args: Args) -> None:
                 log_prob, _ = agent.log_prob_and_entropy(out, batch_action)
                 gain = surrogate_gain(log_prob, old_log_prob, batch_advantage)
                 kl = agent.kl(old_out, old_log_std, out).mean()
-            accepted = bool(kl <= args.target_kl and gain > 0)  # [trust-region]
+            accepted = bool(kl <= max_kl and gain > 0)  # [trust-region]
             if accepted or not args.line_search:
                 break
         if not accepted and args.line_search:  # back to θ_k
@@ -597,14 +621,14 @@ def train(args: Args) -> None:
         run.metric("losses/grad_norm", gradient.norm())
 
         # 6. Update the observation statistics, log, and save when it is time. The statistics change
-        # only now, as the x above had to be those that the policy acted on. New statistics make
-        # other x of the same observations, which moves the policy a little beyond its trust region.
+        # only now: above, the network had to see observations scaled as when it acted on them.
         if args.norm_obs:
-            agent.obs_stats.update(rollout.obs[:-1][valid])
+            agent.update_obs_stats(rollout.obs[:-1][valid])
         # How well did the values explain their targets? The error R̂ − V is the advantage.
         unexplained = batch_advantage.var(correction=0)
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
+        run.metric("charts/target_kl", max_kl)
         run.log(int(valid.sum()), rollout.episodes)
 
     run.finish(export(agent))  # saves and evaluates the deterministic policy

@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 import a2c
 import trpo
 from helpers import agent_for
-from run_folder import checkpoint, scalar_values
+from run_folder import checkpoint, scalar_values, scalars
 
 ENVS = ["CartPole-v1", "tiny_envs:IdentityBox-v0"]
 NUM_STEPS = 40
@@ -155,19 +155,57 @@ def test_a_natural_gradient_does_not_depend_on_how_the_policy_is_written():
 def test_every_accepted_step_keeps_to_the_trust_region(completed_run, tmp_path, env_id):
     flags = ("--env-id", env_id, "--total-timesteps", 20_000, "--eval-episodes", 1)
     completed_run("trpo", *flags, "--target-kl", 0.02, "--run-dir", "r")
+    bounds = scalar_values(tmp_path / "r", "charts/target_kl")
     kls = scalar_values(tmp_path / "r", "losses/kl")
     accepted = scalar_values(tmp_path / "r", "losses/accepted")
     gains = scalar_values(tmp_path / "r", "losses/surrogate_gain")
     assert len(kls) >= 5 and set(accepted) <= {0, 1} and sum(accepted) >= len(accepted) - 1
-    for kl, gain, was_accepted in zip(kls, gains, accepted):
+    assert len(bounds) == len(kls) and max(bounds) < 0.0201
+    for kl, bound, gain, was_accepted in zip(kls, bounds, gains, accepted):
         if was_accepted:
-            assert kl <= 0.02 and gain > 0
+            assert kl <= bound and gain > 0
     assert max(kls) > 0.01  # the region is used
+
+
+def test_the_trust_region_shrinks_to_nothing(short_run):
+    flags = ("--target-kl", 0.02)
+    constant = short_run("trpo", *flags, "--no-anneal-kl", run_dir="constant")
+    annealed = short_run("trpo", *flags, run_dir="annealed")
+    values = scalar_values(constant, "charts/target_kl")
+    assert {round(value, 6) for value in values} == {0.02}
+    start = 0  # an iteration's bound is set at its start
+    for step, value in scalars(annealed)["charts/target_kl"]:
+        assert abs(value - 0.02 * (1 - start / 8192)) < 1e-6
+        start = step
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+def test_new_statistics_leave_the_policy_what_it_is(env_id):
+    torch.manual_seed(0)
+    envs = gym.make_vec(env_id, 1)
+    agent = agent_for(trpo, envs).double()
+    obs_dim = agent.actor[0].in_features
+    obs = 5 * torch.randn(300, obs_dim, dtype=torch.float64) + torch.arange(obs_dim)
+    critic = {name: value.clone() for name, value in agent.critic.state_dict().items()}
+
+    unscaled = agent.actor(agent.normalize(obs))
+    agent.update_obs_stats(obs[:100])
+    scaled = agent.actor(agent.normalize(obs))
+    assert (unscaled - scaled).abs().mean() > 1e-3  # the first ones change the policy
+    for batch in (obs[100:200], 10 * obs[200:]):
+        old_x = agent.normalize(obs)
+        agent.update_obs_stats(batch)
+        x = agent.normalize(obs)
+        assert (x - old_x).abs().mean() > 0.05
+        torch.testing.assert_close(agent.actor(x), scaled, rtol=1e-9, atol=1e-12)
+    assert agent.obs_stats.count == 300
+    for name, value in agent.critic.state_dict().items():
+        assert torch.equal(value, critic[name])
 
 
 def test_without_the_line_search_every_step_is_taken_whole(completed_run, tmp_path):
     flags = ("--total-timesteps", 20_000, "--eval-episodes", 1, "--no-line-search")
-    completed_run("trpo", *flags, "--run-dir", "r")
+    completed_run("trpo", *flags, "--no-anneal-kl", "--run-dir", "r")
     kls = scalar_values(tmp_path / "r", "losses/kl")
     assert all(0.002 < kl < 0.05 for kl in kls)  # around 0.01, as H is exact only nearby
     within = scalar_values(tmp_path / "r", "losses/accepted")
@@ -176,7 +214,7 @@ def test_without_the_line_search_every_step_is_taken_whole(completed_run, tmp_pa
 
 def test_a_refused_step_leaves_the_policy_alone(train_here, monkeypatch, tmp_path):
     monkeypatch.setattr(trpo, "surrogate_gain", lambda log_prob, *_: log_prob.mean() * 0 - 1)
-    run_dir = train_here(trpo, total_timesteps=2048, eval_episodes=1)
+    run_dir = train_here(trpo, total_timesteps=2048, norm_obs=False, eval_episodes=1)
     actor = checkpoint(run_dir)["agent"]
     torch.manual_seed(1)
     envs = gym.make_vec("CartPole-v1", 1)

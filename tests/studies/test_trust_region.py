@@ -34,15 +34,23 @@ FEW_STEPS = {"total_timesteps": 2000, "num_envs": 8, "num_steps": 32, "seed": 3}
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("script", [ppo_kl, trpo], ids=["ppo_kl", "trpo"])
 def test_the_kl_of_an_update_is_what_the_script_logs(script, env_id, logged_kls):
-    short_run = c12_trust_region.train_and_measure(script, env_id=env_id, **FEW_STEPS)
-    assert len(short_run.kls) == len(logged_kls) - 1 >= 5  # the last update is not measured
-    np.testing.assert_allclose(short_run.kls, logged_kls[:-1], rtol=1e-3, atol=1e-7)
+    """trpo.py's new statistics change no policy. Those of ppo_kl.py do, so it has none here."""
+    flags = {"env_id": env_id, "norm_obs": script is trpo, **FEW_STEPS}
+    short_run = c12_trust_region.train_and_measure(script, **flags)
+    assert len(short_run.kls) == len(logged_kls) - 2 >= 5  # not the first and the last
+    np.testing.assert_allclose(short_run.kls, logged_kls[1:-1], rtol=1e-2, atol=1e-6)
     assert max(logged_kls) > 0.001 and short_run.seconds > 0
 
 
 @pytest.mark.slow
+def test_new_statistics_of_the_observations_count_as_a_move(logged_kls):
+    short_run = c12_trust_region.train_and_measure(ppo_kl, env_id="Pendulum-v1", **FEW_STEPS)
+    assert not np.allclose(short_run.kls, logged_kls[1:-1], rtol=0.05)
+
+
+@pytest.mark.slow
 def test_the_line_search_keeps_the_bound_and_a_natural_gradient_alone_does_not():
-    flags = {"env_id": "Pendulum-v1", "target_kl": 0.3, **FEW_STEPS}
+    flags = {"env_id": "Pendulum-v1", "target_kl": 0.3, "anneal_kl": False, **FEW_STEPS}
     with_search = c12_trust_region.train_and_measure(trpo, **flags)
     without = c12_trust_region.train_and_measure(trpo, line_search=False, **flags)
     assert with_search.kls.max() <= 0.3001 and without.kls.max() > 0.33
