@@ -31,7 +31,7 @@ Algorithm   repeat until the budget of environment steps is spent
     4. θ ← θ_k + c √(2δ / sᵀHs) s with the first c of 1, 0.8, 0.8², … for which KL ≤ δ and L has
        risen; if there is none, θ stays θ_k
     5. φ ← Adam steps on ½ (V_φ(s_t) − R̂_t)², K epochs of minibatches
-    6. update the statistics that normalise observations, and leave the policy what it is; log
+    6. update the statistics that normalise observations, and with them the actor's bias; log
 
 Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
             (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
@@ -44,7 +44,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     γ gamma   λ gae_lambda   δ target_kl   K value_epochs
 
 New after a2c.py: δ, in nats, bounds how much a step changes the policy. It falls to 0 over the
-budget. New statistics of observations change no policy, as its first layer changes with them.
+budget. Where the mean observation moves, the actor's first bias follows: the policy must not.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, "More Than Step Size" to "What did we gain"; L5, pages 49 and 50
@@ -248,21 +248,18 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. The policy stays the same function.
+        """Merge obs (n, obs_dim) into the statistics. At their new mean the policy stays the same.
 
-        With other statistics the same observation is another x. That would change the policy in
-        every state, outside the trust region. So the actor's first layer takes it back: for all
-        observations o, W (o − mean) / std + b is the same before and after.
+        With another mean every observation is another x. That would shift the policy in all
+        states, outside the trust region. So the actor's first bias takes the shift back.
         """
         is_first = int(self.obs_stats.count) == 0
         old_mean = self.obs_stats.mean.clone()
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
-        if is_first:  # a new policy has nothing to keep, and learns faster from scaled observations
-            return
-        first_layer = self.actor[0]
-        first_layer.bias += first_layer.weight @ ((self.obs_stats.mean - old_mean) / old_std)
-        first_layer.weight *= self.obs_stats.std / old_std
+        if not is_first:  # an untrained policy has nothing to keep
+            shift = (self.obs_stats.mean - old_mean) / old_std
+            self.actor[0].bias += self.actor[0].weight @ shift
 
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...), in the unit of its targets in `train`."""

@@ -235,6 +235,6 @@ Exact, over the states of the update's rollout, in the trainings of {SHORT_STEPS
 {len(SHORT_SEEDS)} seeds with its interval. The bound is the script's target_kl: δ of the natural
 gradient and of TRPO (here --no-anneal-kl), the target that the penalty's β is adapted to, and the
 KL after which ppo_clip.py begins no further epoch. What an update of the observations' statistics
-changes is part of the KL; trpo.py takes it back, the others do not.
+changes is part of the KL.
 """
     return figure, text
