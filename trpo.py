@@ -43,8 +43,8 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     g, s    gradient, direction  (P,)  of all P parameters of the policy
     γ gamma   λ gae_lambda   δ target_kl   K value_epochs
 
-New after a2c.py: δ, in nats, bounds how much a step changes the policy. It falls to 0 over the
-budget. Where the mean observation moves, the actor's first bias follows: the policy must not.
+New after a2c.py: δ, in nats, bounds how far a step moves the policy. It falls to 0 over the budget.
+Nor may a new mean of the observations move the policy: see Agent.update_obs_stats.
 
 Run         python trpo.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, "More Than Step Size" to "What did we gain"; L5, pages 49 and 50
@@ -102,11 +102,11 @@ class Args:
 
     # The algorithm
     target_kl: float = 0.01
-    """the largest KL(π_θk ‖ π_θ) of a step, in nats, δ"""
+    """δ: the bound on a step's mean KL(π_θk ‖ π_θ), in nats"""
     anneal_kl: bool = True
     """lower δ linearly to zero over the budget"""
     line_search: bool = True
-    """shorten the step until KL ≤ δ and L has risen; without: the natural policy gradient"""
+    """shorten the step until KL ≤ δ and L has risen; without, the full step is always taken"""
     cg_iterations: int = 10
     """iterations of conjugate gradients"""
     cg_damping: float = 0.1
@@ -121,8 +121,8 @@ class Args:
     """parallel environments, N"""
     num_steps: int = 128
     """steps of each environment in a rollout, T"""
-    gamma: float = 0.99
-    """discount factor, γ"""
+    gamma: float | None = None
+    """discount factor, γ (None: 0.995 for Discrete actions, 0.99 for Box)"""
     gae_lambda: float = 0.95
     """λ of the generalised advantage estimate: 0 is TD(0), 1 is Monte Carlo"""
     norm_obs: bool = True
@@ -164,7 +164,7 @@ class Args:
     torch_deterministic: bool = True
     """use only deterministic algorithms on the GPU"""
     compile: bool = False
-    """torch.compile the networks; it takes ten seconds or more to begin with"""
+    """torch.compile the critic; it takes ten seconds or more to begin with"""
 
 
 # ================================ the algorithm ================================
@@ -248,16 +248,17 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. At their new mean the policy stays the same.
+        """Merge obs (n, obs_dim) into the statistics. For an observation at the new mean, π stays.
 
-        With another mean every observation is another x. That would shift the policy in all
-        states, outside the trust region. So the actor's first bias takes the shift back.
+        A new mean shifts every x by the same vector. That would move the policy in all states, and
+        no trust region would bound it. So the actor's first bias takes the shift back. A new
+        deviation only stretches x around the mean, which is left as it is.
         """
-        is_first = int(self.obs_stats.count) == 0
+        had_stats = int(self.obs_stats.count) > 0
         old_mean = self.obs_stats.mean.clone()
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
-        if not is_first:  # an untrained policy has nothing to keep
+        if had_stats:  # the first ones are let through: it is they that bring x to scale
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -522,12 +523,14 @@ def train(args: Args) -> None:
     The CPU waits for the GPU
     - in every environment step: in to_env;
     - in every iteration: in tensor[valid], whose size it must know, in each trial of the line
-      search, in RunningStats.update and in run.log.
+      search, when statistics change and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
+    if args.gamma is None:
+        args.gamma = 0.995 if agent.discrete else 0.99
     policy_parameters = agent.policy_parameters()
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.critic.parameters(), lr=args.learning_rate, fused=True)
@@ -584,7 +587,7 @@ def train(args: Args) -> None:
         step = (2 * max_kl / (curvature + 1e-30)).sqrt() * direction  # [natural-gradient]
 
         # 4. Line search: try ever shorter steps, until one keeps to the trust region and raises L.
-        # With --no-line-search the full step is taken, and `accepted` only says if it would pass.
+        # With --no-line-search the full step is taken; `accepted` only says whether it would pass.
         old_parameters = parameters_to_vector(policy_parameters).detach()
         accepted = False
         for share in 0.8 ** np.arange(11):  # 1, 0.8, 0.64, … 0.11
