@@ -276,10 +276,7 @@ EXERCISES = [
         equation="√(2δ / sᵀHs) s, with s = H⁻¹ g",
         lecture="L5",
         place="train",
-        task=(
-            "set step (P,) from args.target_kl, curvature (sᵀHs, which can be 0) and "
-            "direction s (P,)."
-        ),
+        task=("set step (P,) from max_kl, curvature (sᵀHs, which can be 0) and direction s (P,)."),
         check=trust_regions.check_natural_gradient,
         statements=1,
         sets="step",
@@ -291,7 +288,7 @@ EXERCISES = [
         equation="max L_θk(θ) subject to E_s[ KL(π_θk ‖ π_θ) ] ≤ δ",
         lecture="L3 L5",
         place="train",
-        task="set accepted, True or False, from kl, args.target_kl and gain, how much L has risen.",
+        task="set accepted, True or False, from kl, max_kl and gain, how much L has risen.",
         check=trust_regions.check_trust_region,
         statements=1,
         sets="accepted",

@@ -38,12 +38,13 @@ def check_fisher(fisher_product) -> None:
 
 
 def check_natural_gradient(line) -> None:
-    """step (P,) from direction s (P,), curvature sᵀHs and args.target_kl δ."""
-    args = SimpleNamespace(target_kl=0.02, cg_damping=0.1)
+    """step (P,) from direction s (P,), curvature sᵀHs and max_kl δ."""
+    args = SimpleNamespace(cg_damping=0.1)
     s = numbers(1.0, -2.0, 0.5)
     curvature = torch.tensor(9.0, dtype=s.dtype)
     h = 9 / (s @ s)  # times the identity: sᵀHs = 9
-    found = line(args=args, direction=s, curvature=curvature, product=lambda v: h * v)
+    given = {"args": args, "max_kl": 0.02, "product": lambda v: h * v}
+    found = line(**given, direction=s, curvature=curvature)
     mistakes = {
         "the square root is missing": 0.04 / 9 * s,
         "the 2 is missing: δ ≈ ½ sᵀHs": (0.02 / 9) ** 0.5 * s,
@@ -56,7 +57,7 @@ def check_natural_gradient(line) -> None:
     expect(found, (0.04 / 9) ** 0.5 * s, "with δ = 0.02 and sᵀHs = 9", mistakes, axes)
     zero = torch.zeros(3)
     curvature = torch.tensor(0.0)
-    found = line(args=args, direction=zero, curvature=curvature, product=lambda v: h * v)
+    found = line(**given, direction=zero, curvature=curvature)
     where = "where the gradient is 0, so that sᵀHs is 0, too"
     expect(found, zero, where, {}, axes, "the step is divided by 0: it")
 
@@ -75,10 +76,11 @@ TRUST_CASES = [
 
 
 def check_trust_region(line) -> None:
-    """accepted, True or False, from kl, gain, both numbers, and args.target_kl δ."""
-    args = SimpleNamespace(target_kl=0.25, line_search=True)
+    """accepted, True or False, from kl, gain and max_kl δ, all numbers."""
+    args = SimpleNamespace(line_search=True)
     for ratio, gain, right, where in TRUST_CASES:
-        found = line(kl=torch.tensor(ratio * 0.25), gain=torch.tensor(gain), args=args)
+        kl = torch.tensor(ratio * 0.25)
+        found = line(kl=kl, max_kl=0.25, gain=torch.tensor(gain), args=args)
         if bool(found) != right:
             verbs = ("refused", "accepted")
             raise Wrong(f"{where}: the step is {verbs[not right]}, and should be {verbs[right]}")

@@ -41,7 +41,7 @@ RIGHT_ANSWERS = [
     (
         "natural-gradient",
         """
-        length = torch.sqrt(2 * args.target_kl / (direction @ product(direction) + 1e-30))
+        length = torch.sqrt(2 * max_kl / (direction @ product(direction) + 1e-30))
         step = length * direction
         """,
     ),

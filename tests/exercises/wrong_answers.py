@@ -147,13 +147,13 @@ WRONG_ANSWERS = {
     ],
     "natural-gradient": [
         (".sqrt()", "", "the square root is missing"),
-        ("2 * args.target_kl", "args.target_kl", "the 2 is missing"),
+        ("2 * max_kl", "max_kl", "the 2 is missing"),
         (" + 1e-30", "", "divided by 0"),
-        ("2 * args.target_kl / (curvature + 1e-30)", "curvature / args.target_kl / 2", "upside"),
+        ("2 * max_kl / (curvature + 1e-30)", "curvature / max_kl / 2", "upside"),
     ],
     "trust-region": [
         (" and gain > 0", "", "L has fallen"),
-        ("kl <= args.target_kl and ", "", "the KL is beyond δ"),
+        ("kl <= max_kl and ", "", "the KL is beyond δ"),
         (" and ", " or ", "should be refused"),
         ("kl <= ", "kl < ", "where the KL is δ"),
         ("kl <= ", "kl <= 1.5 * ", "a little beyond δ"),
