@@ -106,7 +106,7 @@ class Args:
     anneal_kl: bool = True
     """lower δ linearly to zero over the budget"""
     line_search: bool = True
-    """shorten the step until KL ≤ δ and L has risen; without, the full step is always taken"""
+    """shorten the step until KL ≤ δ and L has risen; without: natural gradient, the full step"""
     cg_iterations: int = 10
     """iterations of conjugate gradients"""
     cg_damping: float = 0.1
