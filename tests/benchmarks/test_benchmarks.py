@@ -483,6 +483,7 @@ def test_nothing_to_compare(harness, tmp_path, words, said):
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 def test_a_report_can_be_compared_in_place_of_its_runs(harness, tmp_path):
     """So results grow a machine and a day at a time: a report, and new runs beside it."""
     rng = np.random.default_rng(0)

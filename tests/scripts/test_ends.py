@@ -93,6 +93,7 @@ class TestSignals:
         assert process.returncode == -number
         assert global_step(tmp_path / "r") == 0
 
+    @pytest.mark.slow
     def test_one_in_the_evaluation(self, start, completed_run, tmp_path):
         """All is saved: it ends the run at once, and the evaluation can be made up for."""
         run_dir = tmp_path / "r"
@@ -112,6 +113,7 @@ class TestSignals:
         for name, tensor in before["agent"].items():
             assert torch.equal(tensor, after["agent"][name]), name
 
+    @pytest.mark.slow
     def test_a_closed_terminal(self, training, tmp_path):
         process = training()
         process.send_signal(signal.SIGHUP)
@@ -122,6 +124,7 @@ class TestSignals:
         step = global_step(tmp_path / "r")
         assert step > 0 and scalars(tmp_path / "r")["charts/SPS"][-1][0] == step
 
+    @pytest.mark.slow
     def test_nohup(self, training, tmp_path):
         """Where SIGHUP is ignored from outside it stays so."""
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -154,6 +157,7 @@ class TestWhatIsPrinted:
         assert curves.endswith("tensorboard --logdir r")
         assert policy.endswith("ppo_clip.py --evaluate=r --render human")
 
+    @pytest.mark.slow
     def test_progress_every_30_seconds_without_a_terminal(self, train_here, monkeypatch, capsys):
         """On a terminal there is a bar. Here each iteration takes 8 seconds, so every 4th tells."""
         now = time.perf_counter()

@@ -120,6 +120,7 @@ def test_a_flag_that_a_resumed_run_cannot_follow_is_refused(script, flags, run, 
     assert config(run_dir) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_follows_flags_of_its_evaluation(completed_run, tmp_path):
     completed_run("a2c", "--total-timesteps", 2048, "--run-dir", "r", "--no-save-model")
     assert not (tmp_path / "r" / "policy.pt").exists()
@@ -128,6 +129,7 @@ def test_a_finished_run_follows_flags_of_its_evaluation(completed_run, tmp_path)
     assert summary(tmp_path / "r")["eval_episodes"] == 7
 
 
+@pytest.mark.slow
 def test_a_finished_run_whose_policy_was_lost_makes_it_again(completed_run, tmp_path):
     completed_run("a2c", *QUICK, "--run-dir", "r")
     policy = (tmp_path / "r" / "policy.pt").read_bytes()
@@ -409,6 +411,7 @@ for env in (NoAnswer, Memory, Exit, ExitTwo, BadEvaluation, Unlike, NothingToSee
 """
 
 
+@pytest.mark.slow
 class TestEnvironmentsThatFailLate:
     @pytest.fixture
     def run_in(self, run, tmp_path):

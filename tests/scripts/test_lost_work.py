@@ -108,6 +108,7 @@ def solved_at_step(run_dir: Path) -> int | None:
 
 
 class TestWeightsAndBiases:
+    @pytest.mark.slow
     def test_it_has_what_tensorboard_has(self, completed_run, tmp_path):
         run_dir = tmp_path / "r"
         flags = ("--env-id", "tiny_envs:Filmed-v0", "--track", "--capture-video", "--seed", 7)
@@ -153,6 +154,7 @@ class TestWeightsAndBiases:
         completed_run("ppo_clip", *flags)
         assert (tmp_path / "r" / "summary.json").exists()
 
+    @pytest.mark.slow
     def test_a_finished_run_keeps_its_summary_where_it_fails(
         self, with_wandb, run, completed_run, tmp_path
     ):
@@ -202,6 +204,7 @@ class TestFolders:
         assert sorted(statuses) == [0, 2]
         assert len(list((tmp_path / "r").glob("events*"))) == statuses.count(0)
 
+    @pytest.mark.slow
     def test_a_folder_in_which_a_run_is_at_work(self, start, run, tmp_path):
         """It can be neither taken nor resumed, and the run in it goes on."""
         run_dir = tmp_path / "r"
@@ -327,6 +330,7 @@ class TestVideo:
         assert_refused(done, "--capture-video (", why, "MUJOCO_GL")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_of_a_finished_run(self, completed_run, tmp_path):
         run_dir = tmp_path / "r"
         completed_run("ppo_clip", *QUICK, "--env-id", "tiny_envs:Filmed-v0", "--run-dir", "r")

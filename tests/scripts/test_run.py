@@ -470,6 +470,7 @@ def test_target_kl_ends_an_update_after_its_first_epoch(script, short_run, targe
     assert steps_taken(checkpoint(run_dir)["optimizer"]) == epochs * minibatches * iterations
 
 
+@pytest.mark.slow
 def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(
     short_run, completed_run
 ):
