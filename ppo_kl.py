@@ -246,6 +246,22 @@ class Agent(nn.Module):
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
+    @torch.no_grad()
+    def update_obs_stats(self, obs: Tensor) -> None:
+        """Merge obs (n, obs_dim) into the statistics. For an observation at the new mean, π stays.
+
+        A new mean shifts every x by the same vector. That would move the policy in all states, and
+        no loss or bound would know of it. So the actor's first bias takes the shift back. A new
+        deviation only stretches x around the mean, which is left as it is.
+        """
+        had_stats = int(self.obs_stats.count) > 0
+        old_mean = self.obs_stats.mean.clone()
+        old_std = self.obs_stats.std.clone()
+        self.obs_stats.update(obs)
+        if had_stats:  # the first ones are let through: it is they that bring x to scale
+            shift = (self.obs_stats.mean - old_mean) / old_std
+            self.actor[0].bias += self.actor[0].weight @ shift
+
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...), in the unit of its targets in `train`."""
         return self.critic(x).squeeze(-1)
@@ -576,7 +592,7 @@ def train(args: Args) -> None:
         # 5. Update the observation statistics, log, and save when it is time. The statistics change
         # only now: above, the network had to see observations scaled as when it acted on them.
         if args.norm_obs:
-            agent.obs_stats.update(rollout.obs[:-1][valid])
+            agent.update_obs_stats(rollout.obs[:-1][valid])
         # How well did the values before this update explain the targets of its last epoch?
         unexplained = (batch_target - batch_old_value).var(correction=0)
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
@@ -932,10 +948,11 @@ class Run:
         means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
         means = dict(zip(self.metrics, means))
         self.metrics = {}
+        with contextlib.suppress(FileNotFoundError):  # TensorBoard's, if the folder is gone
+            for tag, mean in means.items():
+                self.writer.add_scalar(tag, mean, count.global_step)
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        for tag, mean in means.items():
-            self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
             self.wandb.log(means, step=count.global_step)
         for tag, mean in means.items():

@@ -251,7 +251,7 @@ class Agent(nn.Module):
         """Merge obs (n, obs_dim) into the statistics. For an observation at the new mean, π stays.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
-        no trust region would bound it. So the actor's first bias takes the shift back. A new
+        no loss or bound would know of it. So the actor's first bias takes the shift back. A new
         deviation only stretches x around the mean, which is left as it is.
         """
         had_stats = int(self.obs_stats.count) > 0
@@ -978,10 +978,11 @@ class Run:
         means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
         means = dict(zip(self.metrics, means))
         self.metrics = {}
+        with contextlib.suppress(FileNotFoundError):  # TensorBoard's, if the folder is gone
+            for tag, mean in means.items():
+                self.writer.add_scalar(tag, mean, count.global_step)
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        for tag, mean in means.items():
-            self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
             self.wandb.log(means, step=count.global_step)
         for tag, mean in means.items():

@@ -115,7 +115,7 @@ def with_an_error_at_import(text: str) -> str:
         (None, "is not there"),
         ("x = 1\n", "is no exercise"),
         ("# exercise nonsense of a2c.py: write the marked lines.\n", "no exercise nonsense"),
-        (blank(find_exercise("gae")).replace("return -torch", "return -(torch"), "line 32"),
+        (blank(find_exercise("gae")).replace("return -torch", "return -(torch"), "never closed"),
         (without_the_end(blank(find_exercise("gae"))), "comments around exercise gae are gone"),
         (with_an_error_at_import(blank(find_exercise("gae"))), "NameError"),
     ],
