@@ -24,7 +24,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient asc
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
     2. remember π_θk(·|s_t) and log π_θk(a_t|s_t)
-    3. repeat for K epochs
+    3. repeat for K epochs, or until D_KL(π_θk ‖ π_θ) has exceeded 1.5 d_targ
            δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
@@ -123,6 +123,8 @@ class Args:
     """KL(π_θk ‖ π_θ) that an update should end with, in nats, d_targ"""
     kl_coef: float = 1.0
     """weight of the KL penalty in the first update, β; 0 switches it off"""
+    early_stop: bool = True
+    """end an update after the epoch in which the KL has exceeded 1.5 × target_kl"""
     norm_adv: bool = False
     """normalise each minibatch's advantages to mean 0 and deviation 1"""
     norm_obs: bool = True
@@ -491,8 +493,8 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update, for
-      the KL of step 4 and in run.log;
+    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update, in
+      the test of --early-stop and in run.log;
     - never in a minibatch.
     """
     check(args)
@@ -580,14 +582,17 @@ def train(args: Args) -> None:
                 run.metric("losses/value_loss", v_loss)
                 run.metric("losses/entropy", entropy.mean())
                 run.metric("losses/grad_norm", grad_norm)
+            # The penalty does not bound how far the policy moves. Where it has moved too far, stop.
+            with torch.no_grad():
+                out = agent.actor(batch_x)
+                update_kl = agent.kl(batch_old_out, batch_old_log_std, out).mean().item()
+            if args.early_stop and update_kl > 1.5 * args.target_kl:
+                break
 
         # 4. Adapt β to how far the whole update went.
-        with torch.no_grad():
-            out = agent.actor(batch_x)
-            kl = agent.kl(batch_old_out, batch_old_log_std, out).mean().item()
-        run.metric("losses/kl", kl)
+        run.metric("losses/kl", update_kl)
         run.metric("losses/kl_coef", kl_penalty.coef)
-        kl_penalty.adapt(kl, args.target_kl)
+        kl_penalty.adapt(update_kl, args.target_kl)
 
         # 5. Update the observation statistics, log, and save when it is time. The statistics change
         # only now: above, the network had to see observations scaled as when it acted on them.

@@ -472,6 +472,14 @@ def test_target_kl_ends_an_update_after_its_first_epoch(script, short_run, targe
     assert steps_taken(checkpoint(run_dir)["optimizer"]) == epochs * minibatches * iterations
 
 
+@pytest.mark.parametrize("flags, epochs", [((), 1), (("--no-early-stop",), 3)])
+def test_early_stop_ends_an_update_of_ppo_kl_after_its_first_epoch(short_run, flags, epochs):
+    run_dir = short_run("ppo_kl", "--target-kl", 1e-9, "--update-epochs", 3, *flags)
+    iterations = len(logged_steps(run_dir))
+    minibatches = 4
+    assert steps_taken(checkpoint(run_dir)["optimizer"]) == epochs * minibatches * iterations
+
+
 @pytest.mark.slow
 def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(
     short_run, completed_run

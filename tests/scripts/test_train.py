@@ -225,6 +225,7 @@ def test_every_gradient_of_ppo_clip(module, kind, flags, train_here, monkeypatch
 def test_every_gradient_of_ppo_kl(kind, flags, train_here, monkeypatch):
     """With a target that is missed by far, so that β doubles from update to update."""
     flags = {"env_id": f"tiny_envs:Ragged{kind}-v0", **PPO, "target_kl": 1e-4, **flags}
+    flags["early_stop"] = False
     record = record_training(ppo_kl, train_here, monkeypatch, kl_coef=1.5, **flags)
     findings = Findings(record)
     seen = list(updates(record, epochs=2, num_minibatches=2))
