@@ -24,7 +24,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient asc
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
     2. remember log π_θk(a_t|s_t)
-    3. repeat for K epochs, or until KL(π_θk ‖ π_θ) has exceeded target_kl
+    3. repeat for K epochs, or until one leaves KL(π_θk ‖ π_θ) above target_kl
            δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
@@ -126,7 +126,7 @@ class Args:
     max_grad_norm: float = 0.5
     """largest L2 norm of the gradient; a larger one is scaled down to it"""
     target_kl: float = 0.05
-    """end an update after the epoch in which KL(π_θk ‖ π_θ) has exceeded this, in nats"""
+    """end an update after the epoch that leaves KL(π_θk ‖ π_θ) above this, in nats"""
     norm_adv: bool = False
     """normalise each minibatch's advantages to mean 0 and deviation 1"""
     norm_obs: bool = True
@@ -252,17 +252,18 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. For an observation at the new mean, π stays.
+        """Merge obs (n, obs_dim) into the statistics, without changing π at their new mean.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
-        no loss or bound would know of it. So the actor's first bias takes the shift back. A new
-        deviation only stretches x around the mean, which is left as it is.
+        no loss or KL would know of it. So the actor's first bias takes the shift back. A new
+        deviation stretches x around the mean: this change is let through. The critic needs no
+        correction: it is fitted to new targets in every iteration.
         """
         had_stats = int(self.obs_stats.count) > 0
         old_mean = self.obs_stats.mean.clone()
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
-        if had_stats:  # the first ones are let through: it is they that bring x to scale
+        if had_stats:  # the first statistics must change x: they bring it to scale
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -471,8 +472,9 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update, in
-      the test of --target-kl and in run.log;
+    - in every iteration: in tensor[valid], whose size it must know, when statistics change and
+      in run.log;
+    - in every epoch: in tensor[valid] and in the test of --target-kl;
     - never in a minibatch.
     """
     check(args)
@@ -559,7 +561,7 @@ def train(args: Args) -> None:
                 run.metric("losses/approx_kl", approx_kl(log_ratio))
                 run.metric("losses/clipfrac", ((ratio - 1).abs() > args.clip_coef).float().mean())
                 run.metric("losses/grad_norm", grad_norm)
-            # The clip does not bound how far the policy moves. Where it has moved too far, stop.
+            # The clip does not bound how far the policy moves. If it has moved too far, stop here.
             with torch.no_grad():
                 log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
             if approx_kl(log_prob - batch_old_log_prob) > args.target_kl:

@@ -24,7 +24,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient asc
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
     2. remember π_θk(·|s_t) and log π_θk(a_t|s_t)
-    3. repeat for K epochs, or until D_KL(π_θk ‖ π_θ) has exceeded 1.5 d_targ
+    3. repeat for K epochs, or until one leaves E_t[ D_KL(π_θk ‖ π_θ) ] above 1.5 d_targ
            δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
@@ -43,7 +43,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
 
 New after ppo_clip.py: what keeps the policy near the one that sampled the rollout is a price on the
-distance, not a bound on each ratio. The distance is exact, not estimated from samples.
+distance, not a bound on each ratio. In each state it is exact, not estimated from sampled actions.
 
 Run         python ppo_kl.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, "PPO with Adaptive KL Penalty"; L5, page 49
@@ -124,7 +124,7 @@ class Args:
     kl_coef: float = 1.0
     """weight of the KL penalty in the first update, β; 0 switches it off"""
     early_stop: bool = True
-    """end an update after the epoch in which the KL has exceeded 1.5 × target_kl"""
+    """end an update after the epoch that leaves the KL above 1.5 × target_kl"""
     norm_adv: bool = False
     """normalise each minibatch's advantages to mean 0 and deviation 1"""
     norm_obs: bool = True
@@ -250,17 +250,18 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. For an observation at the new mean, π stays.
+        """Merge obs (n, obs_dim) into the statistics, without changing π at their new mean.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
-        no loss or bound would know of it. So the actor's first bias takes the shift back. A new
-        deviation only stretches x around the mean, which is left as it is.
+        no loss or KL would know of it. So the actor's first bias takes the shift back. A new
+        deviation stretches x around the mean: this change is let through. The critic needs no
+        correction: it is fitted to new targets in every iteration.
         """
         had_stats = int(self.obs_stats.count) > 0
         old_mean = self.obs_stats.mean.clone()
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
-        if had_stats:  # the first ones are let through: it is they that bring x to scale
+        if had_stats:  # the first statistics must change x: they bring it to scale
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -372,7 +373,7 @@ def value_loss(value: Tensor, target: Tensor) -> Tensor:
 class KLPenalty:
     """β, the weight of the KL penalty: doubled or halved once an update, kept in the checkpoint."""
 
-    smallest = 1e-6  # what β may fall to, so that it can come back
+    smallest = 1e-6  # limits of β, from which it can come back
     largest = 1e6
 
     def __init__(self, coef: float):
@@ -385,7 +386,7 @@ class KLPenalty:
             self.coef *= 2
         elif kl <= target_kl / 1.5:
             self.coef /= 2
-        if self.coef > 0:  # with --kl-coef 0 there is no penalty
+        if self.coef > 0:  # 0, no penalty, stays 0
             self.coef = min(max(self.coef, self.smallest), self.largest)
 
     def state_dict(self) -> dict[str, float]:
@@ -493,8 +494,9 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update, in
-      the test of --early-stop and in run.log;
+    - in every iteration: in tensor[valid], whose size it must know, when statistics change and
+      in run.log;
+    - in every epoch: in tensor[valid] and for the KL that it leaves;
     - never in a minibatch.
     """
     check(args)
@@ -582,7 +584,8 @@ def train(args: Args) -> None:
                 run.metric("losses/value_loss", v_loss)
                 run.metric("losses/entropy", entropy.mean())
                 run.metric("losses/grad_norm", grad_norm)
-            # The penalty does not bound how far the policy moves. Where it has moved too far, stop.
+            # The penalty does not bound how far the policy moves. If it has moved too far, end the
+            # update. Step 4 then doubles β.
             with torch.no_grad():
                 out = agent.actor(batch_x)
                 update_kl = agent.kl(batch_old_out, batch_old_log_std, out).mean().item()

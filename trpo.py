@@ -248,17 +248,18 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. For an observation at the new mean, π stays.
+        """Merge obs (n, obs_dim) into the statistics, without changing π at their new mean.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
-        no loss or bound would know of it. So the actor's first bias takes the shift back. A new
-        deviation only stretches x around the mean, which is left as it is.
+        no loss or KL would know of it. So the actor's first bias takes the shift back. A new
+        deviation stretches x around the mean: this change is let through. The critic needs no
+        correction: it is fitted to new targets in every iteration.
         """
         had_stats = int(self.obs_stats.count) > 0
         old_mean = self.obs_stats.mean.clone()
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
-        if had_stats:  # the first ones are let through: it is they that bring x to scale
+        if had_stats:  # the first statistics must change x: they bring it to scale
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 

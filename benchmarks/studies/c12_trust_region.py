@@ -234,7 +234,7 @@ How far an update moves the policy: KL(π_θk ‖ π_θk+1) in thousandths of a 
 Exact, over the states of the update's rollout, in the trainings of {SHORT_STEPS:,} steps; mean of
 {len(SHORT_SEEDS)} seeds with its interval. The bound is the script's target_kl: δ of the natural
 gradient and of TRPO (here --no-anneal-kl), the target that the penalty's β is adapted to, and the
-KL after which ppo_clip.py begins no further epoch. What an update of the observations' statistics
-changes is part of the KL.
+KL after which ppo_clip.py begins no further epoch; ppo_kl.py begins none after 1.5 times it. What
+an update of the observations' statistics changes is part of the KL.
 """
     return figure, text
