@@ -30,7 +30,7 @@ Algorithm   repeat until the budget of environment steps is spent
            R̂_t ← Â_t + V_φ(s_t)
            for each minibatch: θ, φ ← one Adam step on −L
     4. d ← E_t[ D_KL(π_θk ‖ π_θ) ];  β ← 2 β if d ≥ 1.5 d_targ,  β / 2 if d ≤ d_targ / 1.5
-    5. update the statistics that normalise observations; log
+    5. in the first half of the budget, update the statistics that normalise observations; log
 
 Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
             (see Collector). Nothing is learned from that step: M of the T·N steps are valid.
@@ -247,23 +247,6 @@ class Agent(nn.Module):
     def normalize(self, obs: Tensor) -> Tensor:
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
-
-    @torch.no_grad()
-    def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics, without changing π at their new mean.
-
-        A new mean shifts every x by the same vector. That would move the policy in all states, and
-        no loss or KL would know of it. So the actor's first bias takes the shift back. A new
-        deviation stretches x around the mean: this change is let through. The critic needs no
-        correction: it is fitted to new targets in every iteration.
-        """
-        had_stats = int(self.obs_stats.count) > 0
-        old_mean = self.obs_stats.mean.clone()
-        old_std = self.obs_stats.std.clone()
-        self.obs_stats.update(obs)
-        if had_stats:  # the first statistics must change x: they bring it to scale
-            shift = (self.obs_stats.mean - old_mean) / old_std
-            self.actor[0].bias += self.actor[0].weight @ shift
 
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...), in the unit of its targets in `train`."""
@@ -598,9 +581,12 @@ def train(args: Args) -> None:
         kl_penalty.adapt(update_kl, args.target_kl)
 
         # 5. Update the observation statistics, log, and save when it is time. The statistics change
-        # only now: above, the network had to see observations scaled as when it acted on them.
-        if args.norm_obs:
-            agent.update_obs_stats(rollout.obs[:-1][valid])
+        # only now: above, the network had to see observations scaled as when it acted on them. In
+        # the second half they stay: new ones move the policy, and the small steps at the end could
+        # not correct that any more.
+        is_first_half = run.count.global_step < args.total_timesteps / 2
+        if args.norm_obs and is_first_half:
+            agent.obs_stats.update(rollout.obs[:-1][valid])
         # How well did the values before this update explain the targets of its last epoch?
         unexplained = (batch_target - batch_old_value).var(correction=0)
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)

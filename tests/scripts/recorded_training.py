@@ -25,6 +25,7 @@ class Step:
 class Record:
     """What happened in a run, in order."""
 
+    script: str
     args: Any
     agent: Any = None  # as the run left it
     rollouts: list = field(default_factory=list)  # or episodes, or labels; one of each iteration
@@ -41,8 +42,16 @@ class Record:
         return agent
 
     def observations(self, i: int) -> Tensor:
-        """Those of rollout i, scaled by the statistics of the valid ones in all before it."""
-        seen = [earlier.obs[: len(earlier.valid)][earlier.valid] for earlier in self.rollouts[:i]]
+        """Those of rollout i, scaled by the statistics of the valid ones in all before it.
+
+        PPO's statistics are of the rollouts that began in the first half of the budget.
+        """
+        seen = []
+        num_steps = 0
+        for earlier in self.rollouts[:i]:
+            if not self.script.startswith("ppo") or num_steps < self.args.total_timesteps / 2:
+                seen.append(earlier.obs[: len(earlier.valid)][earlier.valid])
+            num_steps += int(earlier.valid.sum())
         obs = self.rollouts[i].obs.double()
         if not seen or not self.args.norm_obs:
             return obs
@@ -88,7 +97,7 @@ def mean_and_deviation(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def record_training(module, train_here, monkeypatch, **flags) -> Record:
     """Trains with a script, whose policy is not uniform from the start, and records it."""
-    record = Record(module.Args(**flags))
+    record = Record(module.__name__, module.Args(**flags))
 
     class Agent(module.Agent):
         def __init__(self, *spaces):
