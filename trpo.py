@@ -979,11 +979,11 @@ class Run:
         means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
         means = dict(zip(self.metrics, means))
         self.metrics = {}
-        with contextlib.suppress(FileNotFoundError):  # TensorBoard's, if the folder is gone
-            for tag, mean in means.items():
-                self.writer.add_scalar(tag, mean, count.global_step)
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
+        with contextlib.suppress(FileNotFoundError):  # it is gone just now: the next call says so
+            for tag, mean in means.items():
+                self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
             self.wandb.log(means, step=count.global_step)
         for tag, mean in means.items():
