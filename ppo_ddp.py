@@ -287,6 +287,23 @@ class Agent(nn.Module):
         """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
+    @torch.no_grad()
+    def update_obs_stats(self, obs: Tensor) -> None:
+        """Merge obs (n, obs_dim) into the statistics, without changing π at their new mean.
+
+        A new mean shifts every x by the same vector. That would move the policy in all states, and
+        no loss or KL would know of it. So the actor's first bias takes the shift back. A new
+        deviation stretches x around the mean: this change is let through. The critic needs no
+        correction: it is fitted to new targets in every iteration.
+        """
+        had_stats = int(self.obs_stats.count) > 0
+        old_mean = self.obs_stats.mean.clone()
+        old_std = self.obs_stats.std.clone()
+        self.obs_stats.update(obs)
+        if had_stats:  # the first statistics must change x: they bring it to scale
+            shift = (self.obs_stats.mean - old_mean) / old_std
+            self.actor[0].bias += self.actor[0].weight @ shift
+
     def value(self, x: Tensor) -> Tensor:
         """V_φ(s), (...), in the unit of its targets in `train`."""
         return self.critic(x).squeeze(-1)
@@ -607,7 +624,7 @@ def train(args: Args) -> None:
         # not correct that any more.
         is_first_half = run.count.global_step < args.total_timesteps / 2
         if args.norm_obs and is_first_half:
-            agent.obs_stats.update(rollout.obs[:-1][valid])
+            agent.update_obs_stats(rollout.obs[:-1][valid])
         # How well did the values before this update explain the targets of its last epoch?
         unexplained = (batch_target - batch_old_value).var(correction=0)
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)

@@ -24,12 +24,13 @@ VARIANTS = {
     "RunningStats.update": [["ppo_ddp"]],
     "Agent": [
         ["reinforce"],  # no critic
-        ["ppo_kl"],  # a KL
+        ["ppo_clip", "ppo_ddp"],  # new statistics that leave the policy
+        ["ppo_kl"],  # those and a KL
         ["dagger"],  # it learns from labels: no distribution
         ["ddpg"],  # a policy without a distribution
         ["td3"],  # a policy without a distribution, and twin critics
         ["sac"],  # twin critics and a distribution
-        ["trpo"],  # a KL, parameters of the policy alone, statistics that leave it
+        ["trpo"],  # those, a KL, and parameters of the policy alone
     ],
     # The networks that each needs, and their first values.
     "Agent.__init__": [

@@ -1,5 +1,8 @@
 """Truncation, masking and autoreset, on environments whose numbers are known."""
 
+import copy
+import importlib
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -253,3 +256,32 @@ class TestAgent:
         other.load_state_dict(agent.state_dict())
         assert torch.equal(after, other.actor(other.normalize(obs)))
         torch.testing.assert_close(agent.normalize(agent.obs_stats.mean), torch.zeros(4))
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("script", ["ppo_clip", "ppo_kl", "ppo_ddp", "trpo"])
+def test_new_statistics_leave_the_policy_what_it_is_at_their_mean(script, env_id):
+    module = importlib.import_module(script)
+    torch.manual_seed(0)
+    envs = gym.make_vec(env_id, 1)
+    agent = agent_for(module, envs).double()
+    obs_dim = agent.actor[0].in_features
+    obs = 5 * torch.randn(300, obs_dim, dtype=torch.float64) + torch.arange(1, 1 + obs_dim)
+    before = {name: value.clone() for name, value in agent.state_dict().items()}
+
+    agent.update_obs_stats(obs[:100])
+    assert not agent.actor[0].bias.any()  # the first statistics change no weight
+    for batch in (obs[100:200], 10 * obs[200:] + 7):
+        old_stats = copy.deepcopy(agent.obs_stats)
+        old_actor = copy.deepcopy(agent.actor)
+        agent.update_obs_stats(batch)
+        mean = agent.obs_stats.mean
+        assert (mean - old_stats.mean).abs().mean() > 0.1
+        old_out = old_actor((mean - old_stats.mean) / old_stats.std)
+        torch.testing.assert_close(agent.actor(agent.normalize(mean)), old_out)
+        assert not torch.allclose(old_actor(agent.normalize(mean)), old_out, rtol=1e-3)
+    assert agent.obs_stats.count == 300
+    for name, value in agent.state_dict().items():
+        if "stats" not in name and name != "actor.0.bias":
+            assert torch.equal(value, before[name])

@@ -262,6 +262,8 @@ def test_a_resumed_run_goes_on_from_the_checkpoints_state(
     going_on = ("discounted_sum_stats", "return_stats", "obs_stats")  # they have seen more
     if script == "trpo":
         going_on += ("actor", "log_std")  # whose step has no size
+    if script.startswith("ppo"):
+        going_on += ("actor.0.bias",)  # it takes back what a new mean would change
     for name, tensor in before["agent"].items():
         if not name.startswith(going_on):
             assert torch.equal(tensor, after["agent"][name]), name
