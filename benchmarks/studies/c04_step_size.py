@@ -69,7 +69,11 @@ Line = dict[str, np.ndarray]
 # ------------------------------------------------- what is used of ppo_clip.py and ppo_kl.py
 
 SCRIPTS = {"none": ppo_kl, "kl": ppo_kl, "clip": ppo_clip}
-METHOD_FLAGS = {"none": {"kl_coef": 0.0}, "kl": {}, "clip": {"target_kl": 1e9}}  # the clip alone
+METHOD_FLAGS = {  # the penalty and the clip alone
+    "none": {"kl_coef": 0.0, "early_stop": False},
+    "kl": {"early_stop": False},
+    "clip": {"target_kl": 1e9},
+}
 TARGET_KL = ppo_kl.Args.target_kl
 
 
@@ -100,7 +104,10 @@ def record(script: ModuleType, **flags) -> list[Iteration]:
 
 
 def update(script: ModuleType, iteration: Iteration, **flags) -> dict:
-    """θ_{k+1} as a state_dict: the script's own update from θ_k, with a new optimiser."""
+    """θ_{k+1} as a state_dict: the script's own update from θ_k, with a new optimiser.
+
+    The observations' statistics stay those of θ_k, and so does what follows them.
+    """
     states = []  # of the agent at each rollout: θ_k, then θ_{k+1}
 
     def replayed(collector, num_steps: int) -> ppo_clip.Rollout:
@@ -110,7 +117,7 @@ def update(script: ModuleType, iteration: Iteration, **flags) -> dict:
         return iteration.rollout
 
     # The script asks for the second rollout when the first update is over.
-    two_rollouts = {"total_timesteps": 2 * int(iteration.rollout.valid.sum())}
+    two_rollouts = {"total_timesteps": 2 * int(iteration.rollout.valid.sum()), "norm_obs": False}
     with mock.patch.object(script.Collector, "collect", replayed):
         with short_training(script, **{**flags, **two_rollouts}):
             return states[1]

@@ -57,14 +57,14 @@ def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
     monkeypatch.setattr(ppo_kl.Run, "metric", recording_metric)
     flags = {"env_id": env_id, "num_envs": 8, "num_steps": 32, "seed": 3}
     steps_of_update = {"update_epochs": 4, "learning_rate": 1e-2}
-    records = c04_step_size.record(ppo_kl, total_timesteps=4 * 256, **steps_of_update, **flags)
-    iteration = records[2]
+    records = c04_step_size.record(ppo_kl, total_timesteps=6 * 256, **steps_of_update, **flags)
+    iteration = records[4]  # of the second half, in which the statistics stay
     before = iteration.before
-    after = records[3].before
+    after = records[5].before
     ends = np.array([0, 1])
     found = c04_step_size.measure_line(iteration, after, ends, 2, ppo_clip.Args(**flags))
     assert found["KL"][0] == 0
-    assert found["KL"][1] == pytest.approx(logged[2], rel=1e-4) and logged[2] > 0.001
+    assert found["KL"][1] == pytest.approx(logged[4], rel=1e-4) and logged[4] > 1e-4
 
     rollout = iteration.rollout
     action = rollout.action.numpy()
@@ -101,6 +101,7 @@ def test_update_is_what_training_does(script):
         "num_steps": 16,
         "num_minibatches": 1,
         "learning_rate": 1e-2,
+        "norm_obs": False,
     }
     first, second = c04_step_size.record(script, total_timesteps=256, anneal_lr=False, **flags)
     before = first.before
