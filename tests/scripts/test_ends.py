@@ -40,6 +40,10 @@ def progress_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("step ")]
 
 
+def logged_bytes(run_dir: Path) -> int:
+    return sum(path.stat().st_size for path in run_dir.glob("events.out.tfevents.*"))
+
+
 def global_step(run_dir: Path) -> int:
     return checkpoint(run_dir)["count"]["global_step"]
 
@@ -116,6 +120,7 @@ class TestSignals:
     @pytest.mark.slow
     def test_a_closed_terminal(self, training, tmp_path):
         process = training()
+        wait_for(lambda: logged_bytes(tmp_path / "r") > 20_000, 60, process)  # some iterations
         process.send_signal(signal.SIGHUP)
         stdout, stderr = process.communicate(timeout=30)
         assert process.returncode == 128 + signal.SIGHUP
