@@ -230,6 +230,7 @@ class TestFolders:
         done = run("ppo_clip", "--resume", "r", *total)  # now it can be resumed
         assert done.returncode == 0 and summary(run_dir)["global_step"] > steps[-1]
 
+    @pytest.mark.slow
     def test_a_folder_that_is_removed_while_a_run_is_at_work(self, start, tmp_path):
         """It stops and says why, if after an error of TensorBoard's thread."""
         process = start("ppo_clip", *LONG, "--run-dir", "r")
@@ -301,6 +302,7 @@ class TestResume:
             completed_run(script, "--resume", "r", *flags)
             assert updates() == expected
 
+    @pytest.mark.slow
     def test_a_new_target_return(self, completed_run, tmp_path):
         """When the old one was reached says nothing of the new one. Each return is 500 here."""
         run_dir = tmp_path / "r"

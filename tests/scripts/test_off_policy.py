@@ -871,7 +871,7 @@ def test_the_targets_follow_in_closed_form(module, short_run, completed_run):
 
 
 @both
-@pytest.mark.quick_for("ppo_clip", "ddpg")
+@pytest.mark.slow
 def test_a_resumed_run_begins_with_the_buffer_and_the_networks_it_had(
     module, short_run, completed_run
 ):

@@ -80,7 +80,7 @@ def logged_steps(run_dir) -> list[int]:
     return [step for step, _ in scalars(run_dir)["charts/SPS"]]
 
 
-@pytest.mark.quick_for("reinforce", "ppo_clip", "sac", "dagger")
+@pytest.mark.quick_for("ppo_clip", "sac")
 def test_a_runs_folder(script, run, tmp_path):
     done = run(script, *short_run_flags(script), "--run-dir", "r", fresh=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -175,7 +175,7 @@ def test_evaluations_during_the_training_do_not_change_it(module, script, train_
     assert len(scalars(without)["eval/episodic_return"]) == 1
 
 
-@pytest.mark.quick_for("ppo_clip")
+@pytest.mark.slow
 @pytest.mark.parametrize("script", KINDS)
 def test_it_starts_without_torch_dynamo(script, run):
     """Its import takes a second, a fifth of a run on CartPole, and only --compile needs it."""

@@ -89,6 +89,7 @@ def test_a_run_whatever_omp_num_threads_is(value, completed_run, tmp_path):
     assert summary(tmp_path / "r")["global_step"] >= 2048
 
 
+@pytest.mark.slow
 def test_help_into_a_pipe_that_nobody_reads():
     """As in --help | head -1."""
     process = subprocess.Popen(
@@ -300,6 +301,7 @@ def test_ddpgs_step_sizes(flags, actor, critic, train_here):
     assert state["critic_optimizer"]["param_groups"][0]["lr"] == critic
 
 
+@pytest.mark.slow
 def test_ddpgs_step_sizes_by_flags(completed_run, tmp_path):
     """And given anew in a resumed run."""
     completed_run("ddpg", *tiny_run("ddpg"), "--learning-rate", 2e-3, "--run-dir", "r")
