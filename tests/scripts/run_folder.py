@@ -16,6 +16,15 @@ def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+# Bytes of TensorBoard's file after a few of a short run's iterations.
+SOME_ITERATIONS = 20_000
+
+
+def logged_bytes(run_dir: Path) -> int:
+    """Size of the log so far, which grows long before a checkpoint is due."""
+    return sum(path.stat().st_size for path in run_dir.glob("events.out.tfevents.*"))
+
+
 def scalar_values(run_dir: Path, tag: str) -> list[float]:
     """The values of one TensorBoard tag, first to last."""
     return [value for _, value in scalars(run_dir)[tag]]

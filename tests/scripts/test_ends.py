@@ -13,7 +13,7 @@ import torch
 
 import ppo_clip
 from helpers import wait_for, write_identity_expert
-from run_folder import checkpoint, scalars, summary
+from run_folder import SOME_ITERATIONS, checkpoint, logged_bytes, scalars, summary
 
 SMALL = ("--num-envs", 8, "--num-steps", 16, "--update-epochs", 1, "--eval-episodes", 2)
 QUICK = (*SMALL, "--total-timesteps", 512)
@@ -38,10 +38,6 @@ def listens_to(process: subprocess.Popen, number: int) -> bool:
 
 def progress_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("step ")]
-
-
-def logged_bytes(run_dir: Path) -> int:
-    return sum(path.stat().st_size for path in run_dir.glob("events.out.tfevents.*"))
 
 
 def global_step(run_dir: Path) -> int:
@@ -120,7 +116,7 @@ class TestSignals:
     @pytest.mark.slow
     def test_a_closed_terminal(self, training, tmp_path):
         process = training()
-        wait_for(lambda: logged_bytes(tmp_path / "r") > 20_000, 60, process)  # some iterations
+        wait_for(lambda: logged_bytes(tmp_path / "r") > SOME_ITERATIONS, 60, process)
         process.send_signal(signal.SIGHUP)
         stdout, stderr = process.communicate(timeout=30)
         assert process.returncode == 128 + signal.SIGHUP

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,15 @@ from torch import distributed
 
 import ppo_clip
 from helpers import FORKSERVER, OFF_POLICY, ROOT, run_script_in_fork, wait_for
-from run_folder import checkpoint, config, scalars, steps_taken, summary
+from run_folder import (
+    SOME_ITERATIONS,
+    checkpoint,
+    config,
+    logged_bytes,
+    scalars,
+    steps_taken,
+    summary,
+)
 from wandb_record import configuration, history
 
 SMALL = ("--num-envs", 8, "--num-steps", 16, "--update-epochs", 1, "--eval-episodes", 2)
@@ -234,8 +241,7 @@ class TestFolders:
     def test_a_folder_that_is_removed_while_a_run_is_at_work(self, start, tmp_path):
         """It stops and says why, if after an error of TensorBoard's thread."""
         process = start("ppo_clip", *LONG, "--run-dir", "r")
-        wait_for((tmp_path / "r/config.json").exists, 60, process)
-        time.sleep(0.5)  # by now it is training
+        wait_for(lambda: logged_bytes(tmp_path / "r") > SOME_ITERATIONS, 60, process)
         process.send_signal(signal.SIGSTOP)
         shutil.rmtree(tmp_path / "r")
         process.send_signal(signal.SIGCONT)
