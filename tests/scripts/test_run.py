@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ import reinforce_baseline
 from helpers import (
     OFF_POLICY,
     ON_POLICY,
-    SCRIPTS,
     agent_for,
     environment_flags,
     modules_defining,
@@ -27,9 +25,11 @@ from helpers import (
     wait_for,
 )
 from run_folder import (
+    SOME_ITERATIONS,
     RunsCodeWhenUnpickled,
     checkpoint,
     config,
+    logged_bytes,
     scalar_values,
     scalars,
     steps_taken,
@@ -217,6 +217,7 @@ def test_the_same_seed_gives_the_same_metrics_bit_for_bit(script, short_run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", KINDS)
 def test_killed_and_resumed(script, completed_run, start, tmp_path):
     run_dir = tmp_path / "r"
     total = 5 * short_run_steps(script)
@@ -300,7 +301,7 @@ def test_the_random_state_is_restored(script, short_run, completed_run, tmp_path
 @pytest.mark.parametrize(
     "script, number",
     [
-        *[(script, signal.SIGINT) for script in SCRIPTS],
+        *[(script, signal.SIGINT) for script in KINDS],
         pytest.param("ppo_clip", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
@@ -308,8 +309,7 @@ def test_interrupted(script, completed_run, start, tmp_path, number):
     run_dir = tmp_path / "r"
     flags = (*short_run_flags(script), "--total-timesteps", 10_000_000)
     process = start(script, *flags, "--run-dir", "r", "--checkpoint-interval", 3600)
-    wait_for(lambda: checkpoint(run_dir), 60, process)  # the one of step 0
-    time.sleep(0.5)
+    wait_for(lambda: logged_bytes(run_dir) > SOME_ITERATIONS, 60, process)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number and "--resume r" in stdout
