@@ -36,7 +36,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  the raw reward over the deviation of u_t, the discounted sum so far
+    r_t     reward      (T, N)  the raw reward over the deviation of its discounted sum so far, u_t
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   K value_epochs   c₂ ent_coef
 
@@ -163,7 +163,7 @@ class Args:
 class RunningStats(nn.Module):
     """Mean, variance and deviation of everything seen so far: buffers, saved with the network.
 
-    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    The deviation is 1 for what has hardly varied yet, so that dividing by it blows nothing up.
     """
 
     def __init__(self, *shape: int):
@@ -300,7 +300,7 @@ def gae(
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
     delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
     decay = gamma * lam * goes_on
-    deltas = delta.unbind()  # T tensors (N,): quicker to read than rows of one tensor
+    deltas = delta.unbind()  # T tensors (N,): getting one takes less time than a row of one tensor
     decays = decay.unbind()
     advantages = []  # from the last to the first
     later = torch.zeros_like(deltas[0])  # Â_{t+1}, (N,)
@@ -355,7 +355,7 @@ class Collector:
         self.device = device
         self.gamma = gamma
         self.obs, _ = envs.reset(seed=seed)  # (N, obs_dim)
-        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # where the next step only resets
         self.discounted_sum = np.zeros(envs.num_envs)
         self.episode_return = np.zeros(envs.num_envs)
         self.episode_length = np.zeros(envs.num_envs, dtype=int)
@@ -457,7 +457,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The rewards' statistics count this rollout in. Those of observations change in 5.
+        # The rewards' statistics count this rollout in. Those of observations change in 5:
+        # until then x has to be what the policy saw when it acted.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -543,8 +544,9 @@ def set_threads() -> None:
 
 def export(agent: Agent) -> dict:
     """The deterministic policy as plain data, for load_policy."""
+    linear_layers = agent.actor[::2]  # activations stand between them
     return {
-        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "silu",
         "head": "argmax" if agent.discrete else "clip",
         "obs_mean": agent.obs_stats.mean,
@@ -581,7 +583,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -787,7 +789,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when another target was reached. This one is reached now at the earliest.
+            # Forget when the old target was reached. The returns tell of the new one only now.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -848,7 +850,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # it is gone just now: the next call says so
+        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -863,6 +865,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
+        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)

@@ -38,7 +38,7 @@ Symbols     of one process. T steps, N environments, which is num_envs divided b
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  the raw reward over the deviation of u_t, the discounted sum so far
+    r_t     reward      (T, N)  the raw reward over the deviation of its discounted sum so far, u_t
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps
     γ gamma   λ gae_lambda   ε clip_coef   c₁ vf_coef   c₂ ent_coef   K update_epochs
@@ -211,7 +211,7 @@ def average_gradients(agent: nn.Module, minibatch_size: int) -> None:
 class RunningStats(nn.Module):
     """Mean, variance and deviation of everything seen so far: buffers, saved with the network.
 
-    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    The deviation is 1 for what has hardly varied yet, so that dividing by it blows nothing up.
     """
 
     def __init__(self, *shape: int):
@@ -293,14 +293,17 @@ class Agent(nn.Module):
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
         no loss or KL would know of it. So the actor's first bias takes the shift back. A new
-        deviation stretches x around the mean: this change is let through. The critic needs no
-        correction: it is fitted to new targets in every iteration.
+        deviation stretches x around the mean. This is let through, as bringing x to scale is what
+        the statistics are for. The critic needs no correction: it is fitted to new targets in every
+        iteration.
         """
         had_stats = int(self.obs_stats.count) > 0
         old_mean = self.obs_stats.mean.clone()
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
         if had_stats:  # the first statistics must change x: they bring it to scale
+            # Where obs is the new mean, x was `shift` and becomes 0. The first layer's output
+            # there was W·shift + b. Now it is the new b.
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -367,7 +370,7 @@ def gae(
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
     delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
     decay = gamma * lam * goes_on
-    deltas = delta.unbind()  # T tensors (N,): quicker to read than rows of one tensor
+    deltas = delta.unbind()  # T tensors (N,): getting one takes less time than a row of one tensor
     decays = decay.unbind()
     advantages = []  # from the last to the first
     later = torch.zeros_like(deltas[0])  # Â_{t+1}, (N,)
@@ -446,7 +449,7 @@ class Collector:
         self.device = device
         self.gamma = gamma
         self.obs, _ = envs.reset(seed=seed)  # (N, obs_dim)
-        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # where the next step only resets
         self.discounted_sum = np.zeros(envs.num_envs)
         self.episode_return = np.zeros(envs.num_envs)
         self.episode_length = np.zeros(envs.num_envs, dtype=int)
@@ -551,7 +554,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The rewards' statistics count this rollout in. Those of observations change in 4.
+        # The rewards' statistics count this rollout in. Those of observations change in 4:
+        # until then x has to be what the policy saw when it acted.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -611,6 +615,8 @@ def train(args: Args) -> None:
                 run.metric("losses/clipfrac", ((ratio - 1).abs() > args.clip_coef).float().mean())
                 run.metric("losses/grad_norm", grad_norm)
             # The clip does not bound how far the policy moves. If it has moved too far, stop here.
+            # This is the KL over all steps and after the epoch: not losses/approx_kl, which is the
+            # mean over the minibatches, each before its step.
             # The mean over processes is the same on all, so all end the update together.
             with torch.no_grad():
                 log_prob, _ = agent.log_prob_and_entropy(agent.actor(batch_x), batch_action)
@@ -618,10 +624,9 @@ def train(args: Args) -> None:
             if kl > args.target_kl:
                 break
 
-        # 4. Update the observation statistics, log, and save when it is time. The statistics change
-        # only now: above, the network had to see observations scaled as when it acted on them. In
-        # the second half they stay: new ones move the policy, and the small steps at the end could
-        # not correct that any more.
+        # 4. Update the observation statistics, log, and save when it is time. In the second half of
+        # the budget the statistics stay as they are: a new deviation moves the policy, and steps of
+        # a size that falls to 0 could not correct that any more.
         is_first_half = run.count.global_step < args.total_timesteps / 2
         if args.norm_obs and is_first_half:
             agent.update_obs_stats(rollout.obs[:-1][valid])
@@ -717,8 +722,9 @@ def set_threads() -> None:
 
 def export(agent: Agent) -> dict:
     """The deterministic policy as plain data, for load_policy."""
+    linear_layers = agent.actor[::2]  # activations stand between them
     return {
-        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "silu",
         "head": "argmax" if agent.discrete else "clip",
         "obs_mean": agent.obs_stats.mean,
@@ -755,7 +761,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -961,7 +967,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when another target was reached. This one is reached now at the earliest.
+            # Forget when the old target was reached. The returns tell of the new one only now.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -1022,7 +1028,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # it is gone just now: the next call says so
+        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -1037,6 +1043,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
+        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)

@@ -161,7 +161,7 @@ class Args:
 class RunningStats(nn.Module):
     """Mean, variance and deviation of everything seen so far: buffers, saved with the network.
 
-    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    The deviation is 1 for what has hardly varied yet, so that dividing by it blows nothing up.
     """
 
     def __init__(self, *shape: int):
@@ -496,8 +496,9 @@ def set_threads() -> None:
 
 def export(agent: Agent) -> dict:
     """The deterministic policy as plain data, for load_policy."""
+    linear_layers = agent.actor[::2]  # activations stand between them
     return {
-        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[::2]],
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "silu",
         "head": "argmax" if agent.discrete else "clip",
         "obs_mean": agent.obs_stats.mean,
@@ -534,7 +535,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -740,7 +741,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when another target was reached. This one is reached now at the earliest.
+            # Forget when the old target was reached. The returns tell of the new one only now.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -801,7 +802,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # it is gone just now: the next call says so
+        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -816,6 +817,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
+        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)

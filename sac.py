@@ -17,7 +17,8 @@ project's LECTURES.md lists all tags.
 
 Objective   maximise E_τ[ Σ_t r_t + α H(π_θ(·|s_t)) ]: the return [objective] and a bonus for
     entropy. Then a state is worth V(s) = E_a[ Q(s, a) − α log π_θ(a|s) ], and the best policy is
-    exp(Q(s, ·)/α), normalised. The actor is moved towards it by
+    exp(Q(s, ·)/α), normalised. The actor descends α times its KL divergence from that policy. The
+    normaliser does not depend on θ and drops out:
 
     min_θ E_s E_a[ α log π_θ(a|s) − Q(s, a) ]
 
@@ -29,7 +30,7 @@ Algorithm   repeat until the budget of environment steps is spent
            y ← r + γ (1 − terminated) V̄(s')
            φᵢ ← one Adam step on the mean of (Q_φᵢ(s, a) − y)², i = 1, 2
            θ ← one Adam step on α log π_θ(a|s) − minᵢ Q_φᵢ(s, a), with a = tanh(μ + σ ε)
-           α ← one Adam step towards an entropy of −act_dim (of a density: it can be negative)
+           α ← one Adam step towards an entropy of −act_dim (that of a density can be negative)
            φ̄ᵢ ← φ̄ᵢ + τ (φᵢ − φ̄ᵢ)
     4. log every 100 steps
 
@@ -172,7 +173,7 @@ class Args:
 class DataStats(nn.Module):
     """Mean, variance and deviation of a set of data: buffers, saved with the network.
 
-    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    The deviation is 1 for what has hardly varied yet, so that dividing by it blows nothing up.
     """
 
     def __init__(self, *shape: int):
@@ -265,11 +266,13 @@ class Temperature(nn.Module):
 def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """a = tanh(u) with u = μ + σ ε, (B, act_dim), and its log-density (B,).
 
-    log π(a) = Σ_i [ log N(u_i; μ_i, σ_i) − log(1 − tanh²(u_i)) ]. The last term is computed as
-    2 (log 2 − u − softplus(−2u)), which keeps its digits where the tanh is saturated.
+    log π(a) = Σ_i [ log N(u_i; μ_i, σ_i) − log(1 − tanh²(u_i)) ]. Where the tanh is saturated,
+    1 − tanh²(u) is rounded to 0. It equals 4 e^(−2u) / (1 + e^(−2u))², so its log is computed as
+    2 (log 2 − u − softplus(−2u)).
     """
     u = mean + log_std.exp() * noise  # [pathwise]
-    log_normal = -noise.square() / 2 - log_std - np.log(2 * np.pi) / 2  # as (u − μ)/σ is the noise
+    # In log N(u; μ, σ) the fraction (u − μ)/σ is the noise.
+    log_normal = -noise.square() / 2 - log_std - np.log(2 * np.pi) / 2
     log_slope = 2 * (np.log(2) - u - nn.functional.softplus(-2 * u))  # log da/du
     return u.tanh(), (log_normal - log_slope).sum(-1)
 
@@ -367,10 +370,12 @@ class Stepper:
     """Steps N environments and remembers where they are.
 
     An environment is reset in the step after its episode's end. That step ignores its action, and
-    its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
+    its reward is 0. It is no transition and is not stored. This is a truncation after three steps,
+    with self.obs and self.done as they are before each step:
 
         step            0      1      2      3       4
         self.obs        s_0    s_1    s_2    s_3     new s_0
+        self.done       False  False  False  True    False
         next_obs        s_1    s_2    s_3    new s_0 new s_1
         truncated                     True
         valid           True   True   True   False   True
@@ -383,7 +388,7 @@ class Stepper:
         self.device = device
         obs, _ = envs.reset(seed=seed)
         self.obs = self.to_tensor(obs)  # (N, obs_dim)
-        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # where the next step only resets
         self.episode_return = np.zeros(envs.num_envs)
         self.episode_length = np.zeros(envs.num_envs, dtype=int)
 
@@ -463,15 +468,17 @@ def train(args: Args) -> None:
         alpha_optimizer=alpha_optimizer,
         buffer=buffer,
     )
-    actor_optimizer.param_groups[0]["lr"] = args.policy_lr  # not the checkpoint's
+    # A resumed run has the checkpoint's step sizes and α now. The flags take their place.
+    actor_optimizer.param_groups[0]["lr"] = args.policy_lr
     critic_optimizer.param_groups[0]["lr"] = args.q_lr
     alpha_optimizer.param_groups[0]["lr"] = args.q_lr
-    if not args.autotune:  # then α is --alpha, not the checkpoint's
+    if not args.autotune:
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
     updates = updates_due(step, args)  # done so far: none, or those of the resumed run
     # The observation statistics are fitted when the random steps end, then every 1,000 steps. A
-    # resumed run takes the number of observations in the last fit for the step of that fit.
+    # checkpoint does not say when the last fit was. But the fit had as many observations as there
+    # had been steps, until the buffer was full; after that a resumed run fits at once.
     num_fitted = int(agent.obs_stats.count)  # 0 in a new run
     stats_at = num_fitted + 1000 if num_fitted else args.learning_starts
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
@@ -493,7 +500,7 @@ def train(args: Args) -> None:
             step += len(transitions.reward)
             episodes += ended
             if args.norm_obs and step >= stats_at:
-                agent.obs_stats.fit(buffer.obs[: buffer.added])  # of the whole buffer
+                agent.obs_stats.fit(buffer.obs[: buffer.added])  # all that are stored
                 stats_at = step + 1000
 
             # 3. Minibatch updates.
@@ -620,7 +627,8 @@ def set_threads() -> None:
 
 def export(agent: Agent) -> dict:
     """The deterministic policy as plain data, for load_policy."""
-    layers = [[layer.weight.detach(), layer.bias.detach()] for layer in agent.actor[::2]]
+    linear_layers = agent.actor[::2]  # activations stand between them
+    layers = [[layer.weight.detach(), layer.bias.detach()] for layer in linear_layers]
     weight, bias = layers[-1]
     act_dim = len(agent.low)
     # The mean without log σ; cloned, as a view would save all of the layer.
@@ -663,7 +671,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -869,7 +877,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when another target was reached. This one is reached now at the earliest.
+            # Forget when the old target was reached. The returns tell of the new one only now.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -930,7 +938,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # it is gone just now: the next call says so
+        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -945,6 +953,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
+        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)

@@ -174,7 +174,7 @@ class Args:
 class DataStats(nn.Module):
     """Mean, variance and deviation of a set of data: buffers, saved with the network.
 
-    The deviation is 1 for what has not varied yet, so that dividing by it blows nothing up.
+    The deviation is 1 for what has hardly varied yet, so that dividing by it blows nothing up.
     """
 
     def __init__(self, *shape: int):
@@ -336,10 +336,12 @@ class Stepper:
     """Steps N environments and remembers where they are.
 
     An environment is reset in the step after its episode's end. That step ignores its action, and
-    its reward is 0. It is no transition and is not stored. This is a truncation after three steps:
+    its reward is 0. It is no transition and is not stored. This is a truncation after three steps,
+    with self.obs and self.done as they are before each step:
 
         step            0      1      2      3       4
         self.obs        s_0    s_1    s_2    s_3     new s_0
+        self.done       False  False  False  True    False
         next_obs        s_1    s_2    s_3    new s_0 new s_1
         truncated                     True
         valid           True   True   True   False   True
@@ -352,7 +354,7 @@ class Stepper:
         self.device = device
         obs, _ = envs.reset(seed=seed)
         self.obs = self.to_tensor(obs)  # (N, obs_dim)
-        self.done = np.zeros(envs.num_envs, dtype=bool)  # the next step only resets
+        self.done = np.zeros(envs.num_envs, dtype=bool)  # where the next step only resets
         self.episode_return = np.zeros(envs.num_envs)
         self.episode_length = np.zeros(envs.num_envs, dtype=int)
 
@@ -586,8 +588,9 @@ def set_threads() -> None:
 
 def export(agent: Agent) -> dict:
     """The deterministic policy as plain data, for load_policy."""
+    linear_layers = agent.actor[0][::2]  # activations stand between them
     return {
-        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in agent.actor[0][::2]],
+        "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "relu",
         "head": "tanh",
         "obs_mean": agent.obs_stats.mean,
@@ -624,7 +627,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: so Run can tell that this limit is ours.
+        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -830,7 +833,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when another target was reached. This one is reached now at the earliest.
+            # Forget when the old target was reached. The returns tell of the new one only now.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -891,7 +894,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # it is gone just now: the next call says so
+        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -906,6 +909,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
+        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
