@@ -37,7 +37,8 @@ Symbols     N environments, T steps. gymnasium spends the step after an episode'
     s_t     obs         (M, obs_dim)      x  (B, obs_dim)  normalised, of a minibatch of B
     a*_t    label       (M,) or (M, act_dim)  the expert's action, as the environment takes it
     D       dataset     one state and label for each valid step so far
-    π_θ     agent.act   the most probable action      π*  expert      β  beta
+    π_θ     agent.actor gives its logits or mean; agent.act takes the most probable action
+    π*      expert      β  beta
     N num_envs   T num_steps   K num_updates   B batch_size
 
 New here: a clone of the expert errs now and then and comes to states that the expert never visits.
@@ -211,7 +212,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # nothing uses it: only Box actions have an upper bound
+            high = low  # saved with the policy, but not used: only Box actions are bounded
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -222,7 +223,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by the statistics of the dataset; before the first fit by 0 and 1."""
+        """Scale observations by the statistics of the dataset; until the first fit not at all."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
@@ -262,11 +263,15 @@ def imitation_loss(agent: Agent, out: Tensor, label: Tensor) -> Tensor:
 
 @torch.no_grad()
 def disagreement(agent: Agent, out: Tensor, label: Tensor) -> Tensor:
-    """Share of actions that differ from the expert's; Box: of components, by more than 0.1."""
+    """Share of actions that differ from the expert's; Box: of components, by more than 5 %.
+
+    A mean beyond the bounds acts as the bound, so it is clipped here. The loss must not clip: where
+    it does, it has no gradient.
+    """
     target = agent.from_env(label)
     if agent.discrete:
         return (out.argmax(-1) != target).float().mean()
-    return ((target - out.clamp(-1, 1)).abs() > 0.1).float().mean()
+    return ((target - out.clamp(-1, 1)).abs() > 0.1).float().mean()  # of a range of 2
 
 
 def expert_share(schedule: str, progress: float) -> float:
@@ -326,7 +331,8 @@ class LabelCollector:
     def collect(self, num_steps: int, beta: float) -> Labelled:
         """Run T = num_steps steps; β is the probability that the expert acts.
 
-        If T = 1, all environments may be resetting at once. Then run on until one step is valid.
+        If T = 1, all environments may be resetting at once, and there is no label to learn from.
+        Then run on until one step is valid.
         """
         observations = []
         labels = []
@@ -378,8 +384,8 @@ class Dataset:
 def train(args: Args) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The CPU waits for the GPU at every environment step, in agent.act, and in run.log, but not in an
-    update.
+    The CPU waits for the GPU where data is copied from one to the other: at every environment step,
+    in agent.act, with the new labels and in run.log, but not in an update.
     """
     check(args)
     device = set_up(args)
@@ -388,13 +394,14 @@ def train(args: Args) -> None:
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
+        # Only forward: a compiled module's parameters would have other names.
         agent.actor.forward = torch.compile(agent.actor.forward)
     # A label is like agent.low: a number if Discrete, else act_dim floats.
     dataset = Dataset(
         obs=torch.empty(0, *envs.single_observation_space.shape, device=device),
         label=torch.empty(0, *agent.low.shape, dtype=agent.low.dtype, device=device),
     )
-    if args.dataset and not args.resume:
+    if args.dataset and not args.resume:  # a resumed run has them in its checkpoint
         loaded, _ = load_dataset(args)
         dataset.add(loaded["obs"], loaded["label"])
     # With --resume, Run restores these parts.
@@ -429,7 +436,7 @@ def train(args: Args) -> None:
             new_loss = imitation_loss(agent, out, new_label)
         run.metric("losses/imitation_loss_on_new_states", new_loss)
         run.metric("losses/disagreement_on_new_states", disagreement(agent, out, new_label))
-        agent.obs_stats.fit(dataset.obs)  # from now on the network sees these states scaled anew
+        agent.obs_stats.fit(dataset.obs)  # from now on the network sees all states scaled anew
 
         # 4. K minibatch steps on all labels so far.
         for _ in range(args.num_updates):
@@ -475,14 +482,19 @@ FIXED = ["env_id", "dataset"]
 
 
 def load_expert(args: Args):
-    """The expert, observations (N, obs_dim) to actions (N, ...), and what it is for."""
+    """The expert, observations (N, obs_dim) to actions (N, ...); and what it is for, as text.
+
+    The text names both spaces and how many outputs its network has, or is None for any.
+    """
     if args.expert == "scripted":
         return SCRIPTED[args.env_id], None
     path = Path(args.expert)
     if path.is_dir():
         path = path / "policy.pt"
     saved = load_whole(path)
-    tensors = [saved["obs_mean"], saved["obs_std"], *sum(map(list, saved["layers"]), [])]
+    tensors = [saved["obs_mean"], saved["obs_std"]]
+    for weight, bias in saved["layers"]:
+        tensors += [weight, bias]
     if not all(tensor.isfinite().all() for tensor in tensors):
         raise ValueError
     _, last_bias = saved["layers"][-1]
@@ -620,7 +632,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
+        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -826,7 +838,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when the old target was reached. The returns tell of the new one only now.
+            # Forget when the old target was reached, and see whether the new one is.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -887,7 +899,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -902,7 +914,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
-        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
+        # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
@@ -1112,7 +1124,7 @@ def load_checkpoint(folder: str | Path) -> dict:
     return checkpoint
 
 
-NO_NONE = (tyro.conf.DisallowNone,)  # "--resume None" names a folder
+NO_NONE = (tyro.conf.DisallowNone,)  # so that "--resume None" means a folder of that name
 
 
 def parse_args() -> Args:

@@ -227,7 +227,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(action_space.high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
+        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -407,6 +407,7 @@ def train(args: Args) -> None:
     act_dim = envs.single_action_space.shape[0]
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
+        # Only forward: a compiled module's parameters would have other names.
         for network in (agent.actor, agent.critic, target_actor, target_critic):
             network.forward = torch.compile(network.forward)
     # With --resume, Run restores all that is named here.
@@ -609,7 +610,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
+        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -815,7 +816,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when the old target was reached. The returns tell of the new one only now.
+            # Forget when the old target was reached, and see whether the new one is.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -876,7 +877,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -891,7 +892,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
-        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
+        # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
@@ -1101,7 +1102,7 @@ def load_checkpoint(folder: str | Path) -> dict:
     return checkpoint
 
 
-NO_NONE = (tyro.conf.DisallowNone,)  # "--resume None" names a folder
+NO_NONE = (tyro.conf.DisallowNone,)  # so that "--resume None" means a folder of that name
 
 
 def parse_args() -> Args:

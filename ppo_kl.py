@@ -37,7 +37,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  the raw reward over the deviation of its discounted sum so far, u_t
+    r_t     reward      (T, N)  the raw reward divided by the deviation of its discounted sums u_t
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps      D_KL  kl  (B,), nats
     γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
@@ -229,7 +229,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # nothing uses it: only Box actions have an upper bound
+            high = low  # saved with the policy, but not used: only Box actions are bounded
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -245,7 +245,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
+        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
@@ -353,13 +353,14 @@ def gae(
     goes_on = (~(terminated | truncated)).to(value)  # (T, N), 1 or 0
     delta = reward + gamma * value[1:] * has_next_value - value[:-1]  # [td-error] (T, N)
     decay = gamma * lam * goes_on
-    deltas = delta.unbind()  # T tensors (N,): getting one takes less time than a row of one tensor
+    deltas = delta.unbind()  # T tensors (N,): indexing a tuple is quicker than indexing a tensor
     decays = decay.unbind()
     advantages = []  # from the last to the first
-    later = torch.zeros_like(deltas[0])  # Â_{t+1}, (N,)
+    next_advantage = torch.zeros_like(deltas[0])  # (N,)
     for t in reversed(range(len(deltas))):
-        later = deltas[t] + decays[t] * later  # [gae] Â_t = δ_t + γλ Â_{t+1}
-        advantages.append(later)
+        advantage = deltas[t] + decays[t] * next_advantage  # [gae] Â_t = δ_t + γλ Â_{t+1}
+        advantages.append(advantage)
+        next_advantage = advantage
     return torch.stack(advantages[::-1])
 
 
@@ -475,7 +476,7 @@ class Collector:
         obs[num_steps] = self.obs
         if not valid.any():
             # With T = 1 this can be: every environment was being reset. There is nothing to learn
-            # from. The next step of each is a real one, so collect once more.
+            # from, and no episode has ended. The next step of each is a real one, so collect again.
             return self.collect(num_steps)
         return Rollout(
             obs=self.to_tensor(obs),
@@ -511,6 +512,7 @@ def train(args: Args) -> None:
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
+        # Only forward: a compiled module's parameters would have other names.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     kl_penalty = KLPenalty(args.kl_coef)
@@ -532,8 +534,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The rewards' statistics count this rollout in. Those of observations change in 5:
-        # until then x has to be what the policy saw when it acted.
+        # The rewards' statistics count this rollout in, so that the first one is scaled, too.
+        # Those of observations change in 5, for the next rollout: x is what the policy acted on.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -601,9 +603,9 @@ def train(args: Args) -> None:
         run.metric("losses/kl_coef", kl_penalty.coef)
         kl_penalty.adapt(update_kl, args.target_kl)
 
-        # 5. Update the observation statistics, log, and save when it is time. In the second half of
-        # the budget the statistics stay as they are: a new deviation moves the policy, and steps of
-        # a size that falls to 0 could not correct that any more.
+        # 5. Update the observation statistics for the next rollout; log; save when it is time. In
+        # the second half of the budget the statistics stay as they are: a new deviation moves the
+        # policy, and steps of a size that falls to 0 could not correct that any more.
         is_first_half = run.count.global_step < args.total_timesteps / 2
         if args.norm_obs and is_first_half:
             agent.update_obs_stats(rollout.obs[:-1][valid])
@@ -698,7 +700,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
+        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -904,7 +906,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when the old target was reached. The returns tell of the new one only now.
+            # Forget when the old target was reached, and see whether the new one is.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -965,7 +967,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -980,7 +982,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
-        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
+        # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
@@ -1190,7 +1192,7 @@ def load_checkpoint(folder: str | Path) -> dict:
     return checkpoint
 
 
-NO_NONE = (tyro.conf.DisallowNone,)  # "--resume None" names a folder
+NO_NONE = (tyro.conf.DisallowNone,)  # so that "--resume None" means a folder of that name
 
 
 def parse_args() -> Args:

@@ -215,7 +215,7 @@ class Agent(nn.Module):
         if self.discrete:
             num_outputs = int(action_space.n)
             low = action_space.start  # the first action's number, which need not be 0
-            high = low  # nothing uses it: only Box actions have an upper bound
+            high = low  # saved with the policy, but not used: only Box actions are bounded
         else:
             num_outputs = action_space.shape[0]
             low = action_space.low
@@ -231,7 +231,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs these stay at 0 and 1."""
+        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
@@ -388,6 +388,7 @@ def train(args: Args) -> None:
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
+        # Only forward: a compiled module's parameters would have other names.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
@@ -535,7 +536,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None: by that Run knows that the limit is ours.
+        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -741,7 +742,7 @@ class Run:
         except Exception as error:  # every kind of misfit raises a type of its own
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when the old target was reached. The returns tell of the new one only now.
+            # Forget when the old target was reached, and see whether the new one is.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -802,7 +803,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted since: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -817,7 +818,7 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. The training takes no notice."""
         start = time.perf_counter()
-        # What export gives may share memory with the network, on a GPU: this is a copy on the CPU.
+        # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
@@ -1027,7 +1028,7 @@ def load_checkpoint(folder: str | Path) -> dict:
     return checkpoint
 
 
-NO_NONE = (tyro.conf.DisallowNone,)  # "--resume None" names a folder
+NO_NONE = (tyro.conf.DisallowNone,)  # so that "--resume None" means a folder of that name
 
 
 def parse_args() -> Args:
