@@ -247,7 +247,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
+        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
@@ -490,7 +490,7 @@ def train(args: Args) -> None:
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Only forward: a compiled module's parameters would have other names.
+        # forward alone, so that checkpoints have the same names with and without --compile
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
@@ -672,7 +672,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
+        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -757,7 +757,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
 
 
 def load_whole(path: str | Path) -> dict:
-    """Load a file of torch's whose checksums are right: torch.load does not look at them.
+    """Test the checksums of a file of torch's, which torch.load does not, and load it.
 
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
@@ -1215,6 +1215,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    # Without policy.pt a run is finished only if it was to keep none.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())

@@ -217,7 +217,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
+        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def sample(self, out: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ class Episodes:
     obs: Tensor  # (T, N, obs_dim)
     action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N), 0 where not valid
-    valid: Tensor  # (T, N)
+    valid: Tensor  # (T, N), bool
 
 
 class EpisodeCollector:
@@ -359,7 +359,7 @@ def train(args: Args) -> None:
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Only forward: a compiled module's parameters would have other names.
+        # forward alone, so that checkpoints have the same names with and without --compile
         agent.actor.forward = torch.compile(agent.actor.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
     # seed, so that a resumed run does not repeat the episodes with which it began.
@@ -394,8 +394,7 @@ def train(args: Args) -> None:
         run.metric("losses/policy_loss", loss)
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
-        # 4. Update the observation statistics; log; save when it is time. They change only now, as
-        # the x above must be those from which the actions were sampled.
+        # 4. Update the observation statistics for the next rollout; log; save when it is time.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
@@ -476,7 +475,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
+        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -561,7 +560,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
 
 
 def load_whole(path: str | Path) -> dict:
-    """Load a file of torch's whose checksums are right: torch.load does not look at them.
+    """Test the checksums of a file of torch's, which torch.load does not, and load it.
 
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
@@ -1019,6 +1018,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    # Without policy.pt a run is finished only if it was to keep none.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())

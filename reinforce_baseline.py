@@ -22,7 +22,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N 
     G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, or its time limit.
     γ < 1 lowers the noise, but biases the estimate, as J does not discount. b is, with --baseline
         mean    the mean of G_t over the other episodes that still run at step t
-        value   V_φ(s_t), fitted to the G_t of earlier iterations (over their deviation)
+        value   σ_G V_φ(s_t), with V_φ fitted to earlier G_t / σ_G, and σ_G their deviation
         none    0: then this is reinforce.py
     With --no-reward-to-go each action of an episode is weighed by Â_0 = G_0 − b(s_0).
 
@@ -30,7 +30,7 @@ Algorithm   repeat until the budget of environment steps is spent
     1. run π_θ for one episode in each of N parallel environments
     2. G_t ← r_t + γ G_{t+1}, from the last step back;  Â_t ← G_t − b(s_t)
     3. θ ← one Adam step on −(1/N) Σ_n Σ_t log π_θ(a_t|s_t) Â_t
-    4. if b is V_φ, repeat for K epochs, for each minibatch: φ ← one Adam step on (V_φ(s_t) − G_t)²
+    4. with --baseline value, K epochs of minibatches: φ ← one Adam step on (V_φ(s_t) − G_t/σ_G)²
     5. update the statistics that normalise observations; log
 
 Symbols     N episodes; T steps in the longest; M of the T·N steps are before their episode's end
@@ -43,9 +43,9 @@ Symbols     N episodes; T steps in the longest; M of the T·N steps are before t
 
 New after reinforce.py: an action is credited with what it brought beyond what was to be expected.
 That lowers the gradient's variance. Its expectation stays, as E_a[ ∇ log π_θ(a|s) b(s) ] = 0 for
-any b that does not depend on the action taken. An episode's own G_t depends on it, so b must not
-contain that: V_φ is fitted to it only after the policy's step, and the mean leaves it out. Unlike
-V_φ(s), the mean knows how much of a time limit is left at step t. Unlike the mean, V_φ knows s.
+any b that does not depend on the action taken. An episode's own G_t does, so it must not be in b:
+V_φ is fitted to this G_t only after the policy's step, and the mean leaves it out. Unlike V_φ(s),
+the mean knows how much of a time limit is left at step t. Unlike the mean, V_φ knows s.
 
 Run         python reinforce_baseline.py --env-id CartPole-v1
 Lectures    L1, "Baselines"; L3, "Vanilla" Policy Gradient; L4, "Baseline"; L5, pages 29 to 35
@@ -231,7 +231,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
+        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
@@ -323,7 +323,7 @@ class Episodes:
     obs: Tensor  # (T, N, obs_dim)
     action: Tensor  # (T, N) or (T, N, act_dim), as sampled, before to_env scales and clips it
     reward: Tensor  # (T, N), 0 where not valid
-    valid: Tensor  # (T, N)
+    valid: Tensor  # (T, N), bool
 
 
 class EpisodeCollector:
@@ -388,7 +388,7 @@ def train(args: Args) -> None:
     # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Only forward: a compiled module's parameters would have other names.
+        # forward alone, so that checkpoints have the same names with and without --compile
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of the
@@ -412,12 +412,12 @@ def train(args: Args) -> None:
         to_go = reward_to_go(episodes.reward, args.gamma)  # (T, N)
         if args.baseline == "value":
             with torch.no_grad():
-                # The critic is fitted to G_t divided by its deviation, see step 4.
                 baseline = agent.value(x) * agent.return_stats.std
         elif args.baseline == "mean":
             baseline = mean_baseline(to_go, valid)
         else:
             baseline = torch.zeros_like(to_go)
+        # After an episode's end this is −b. The loss leaves that out, by `valid`.
         advantage = to_go - baseline  # [value-baseline] Â_t = G_t − b(s_t)
         if args.reward_to_go:
             weight = advantage
@@ -434,7 +434,8 @@ def train(args: Args) -> None:
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
         # 4. Refit the value, for the episodes to come. zero_grad sets gradients to None, and Adam
-        # skips what has none: here the actor, in step 3 the critic.
+        # skips what has none: here the actor, in step 3 the critic. Targets divided by σ_G are of
+        # one size, whatever the size of rewards.
         if args.baseline == "value":
             agent.return_stats.update(to_go[valid])
             batch_x = x[valid]  # (M, obs_dim)
@@ -453,8 +454,7 @@ def train(args: Args) -> None:
             explained_variance = 1 - unexplained / (to_go[valid].var(correction=0) + 1e-8)
             run.metric("losses/explained_variance", explained_variance)
 
-        # 5. Update the observation statistics; log; save when it is time. The statistics change
-        # only now, as the x above must be those from which the actions were sampled.
+        # 5. Update the observation statistics for the next rollout; log; save when it is time.
         if args.norm_obs:
             agent.obs_stats.update(episodes.obs[valid])
         run.metric("charts/learning_rate", lr)
@@ -536,7 +536,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
+        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -621,7 +621,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
 
 
 def load_whole(path: str | Path) -> dict:
-    """Load a file of torch's whose checksums are right: torch.load does not look at them.
+    """Test the checksums of a file of torch's, which torch.load does not, and load it.
 
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
@@ -1079,6 +1079,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    # Without policy.pt a run is finished only if it was to keep none.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())

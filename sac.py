@@ -242,7 +242,7 @@ class Agent(nn.Module):
         return tanh_gaussian(mean, log_std, torch.randn_like(mean))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
+        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -452,7 +452,7 @@ def train(args: Args) -> None:
     act_dim = envs.single_action_space.shape[0]
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
-        # Only forward: a compiled module's parameters would have other names.
+        # forward alone, so that checkpoints have the same names with and without --compile
         for network in (agent.actor, agent.q1, agent.q2, target_q1, target_q2):
             network.forward = torch.compile(network.forward)
     # With --resume, Run restores all that is named here.
@@ -476,7 +476,7 @@ def train(args: Args) -> None:
     if not args.autotune:
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
-    updates = updates_due(step, args)  # done so far: none, or those of the resumed run
+    updates = updates_due(step, args)  # that count as done: none in a new run
     # The observation statistics are fitted when the random steps end, then every 1,000 steps. A
     # checkpoint does not say when the last fit was. But the fit had as many observations as there
     # had been steps, until the buffer was full; after that a resumed run fits at once.
@@ -524,7 +524,7 @@ def train(args: Args) -> None:
                 critic_optimizer.zero_grad()
                 q_loss.backward()
                 critic_optimizer.step()
-                run.metric("losses/qf_loss", q_loss / 2)
+                run.metric("losses/qf_loss", q_loss / 2)  # the mean of both critics
                 run.metric("losses/qf_values", (q1.mean() + q2.mean()) / 2)
 
                 if updates % args.policy_frequency == 0:
@@ -672,7 +672,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
+        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -757,7 +757,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
 
 
 def load_whole(path: str | Path) -> dict:
-    """Load a file of torch's whose checksums are right: torch.load does not look at them.
+    """Test the checksums of a file of torch's, which torch.load does not, and load it.
 
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
@@ -1215,6 +1215,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    # Without policy.pt a run is finished only if it was to keep none.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())

@@ -232,7 +232,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(action_space.high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics. With --no-norm-obs they stay 0 and 1."""
+        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -266,7 +266,7 @@ def follow(target_parameters: list[Tensor], parameters: list[Tensor], tau: float
 
 def actor_loss(q: Tensor) -> Tensor:
     """Minus the mean of q = Q(s, π_θ(s)), (B,): to minimise over θ. Silver et al. 2014."""
-    # [dpg] its gradient, negated: the mean of ∇_θ π_θ(s) ∇_a Q(s, a), at a = π_θ(s)
+    # [dpg] The gradient of the mean is the mean of ∇_θ π_θ(s) ∇_a Q(s, a), at a = π_θ(s).
     return -q.mean()
 
 
@@ -420,7 +420,7 @@ def train(args: Args) -> None:
     act_dim = envs.single_action_space.shape[0]
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
-        # Only forward: a compiled module's parameters would have other names.
+        # forward alone, so that checkpoints have the same names with and without --compile
         for network in (agent.actor, agent.q1, agent.q2, target_actor, target_q1, target_q2):
             network.forward = torch.compile(network.forward)
     # With --resume, Run restores all that is named here.
@@ -439,7 +439,7 @@ def train(args: Args) -> None:
     actor_optimizer.param_groups[0]["lr"] = actor_lr(args)  # not the checkpoint's
     critic_optimizer.param_groups[0]["lr"] = critic_lr(args)
     step = run.count.global_step
-    updates = updates_due(step, args)  # done so far: none, or those of the resumed run
+    updates = updates_due(step, args)  # that count as done: none in a new run
     stats_fitted = bool(agent.obs_stats.count > 0)  # True only in a resumed run
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
 
@@ -484,7 +484,7 @@ def train(args: Args) -> None:
                 critic_optimizer.zero_grad()
                 q_loss.backward()
                 critic_optimizer.step()
-                run.metric("losses/qf_loss", q_loss / 2)
+                run.metric("losses/qf_loss", q_loss / 2)  # the mean of both critics
                 run.metric("losses/qf_values", (q1.mean() + q2.mean()) / 2)
 
                 if updates % args.policy_frequency == 0:
@@ -628,7 +628,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps stays None, which tells Run that this limit is ours.
+        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -713,7 +713,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
 
 
 def load_whole(path: str | Path) -> dict:
-    """Load a file of torch's whose checksums are right: torch.load does not look at them.
+    """Test the checksums of a file of torch's, which torch.load does not, and load it.
 
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
@@ -1171,6 +1171,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    # Without policy.pt a run is finished only if it was to keep none.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())
