@@ -245,12 +245,12 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
+        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics, without changing π at their new mean.
+        """Merge obs (n, obs_dim) into the statistics. Where s is their new mean, π(·|s) stays.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
         no loss or KL would know of it. So the actor's first bias takes the shift back. A new
@@ -263,8 +263,8 @@ class Agent(nn.Module):
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
         if had_stats:  # the first statistics must change x: they bring it to scale
-            # Where obs is the new mean, x was `shift` and becomes 0. The first layer's output
-            # there was W·shift + b. Now it is the new b.
+            # An observation that equals the new mean had x = shift. Now it has x = 0. The first
+            # layer gave W·shift + b for it. With this as its new b it still does.
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -410,7 +410,7 @@ class Rollout:
     terminated: Tensor  # (T, N)
     truncated: Tensor  # (T, N)
     valid: Tensor  # (T, N), False for a step that only reset the environment
-    discounted_sum: Tensor  # (T, N), of an episode's raw rewards so far: u_t = r_t + γ u_{t−1}
+    discounted_sum: Tensor  # (T, N), u_t = raw reward + γ u_{t−1}, from an episode's beginning
     episodes: list[tuple[float, int]]  # return and length of each episode that ended
 
 
@@ -498,7 +498,7 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, when statistics change and
+    - in every iteration: in tensor[valid], as it must know the size; in updates of statistics;
       in run.log;
     - in every epoch: in tensor[valid] and for the KL that it leaves;
     - never in a minibatch.
@@ -509,7 +509,7 @@ def train(args: Args) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
-    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
+    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
         # forward alone, so that checkpoints have the same names with and without --compile
@@ -534,7 +534,7 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # The rewards' statistics count this rollout in, so that the first one is scaled, too.
+        # This rollout enters the rewards' statistics first, so that even the first one is scaled.
         # Those of observations change in 5, for the next rollout: x is what the policy acted on.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
@@ -605,7 +605,7 @@ def train(args: Args) -> None:
 
         # 5. Update the observation statistics for the next rollout; log; save when it is time. In
         # the second half of the budget the statistics stay as they are: a new deviation moves the
-        # policy, and steps of a size that falls to 0 could not correct that any more.
+        # policy. With a step size that falls to 0, Adam could not correct that any more.
         is_first_half = run.count.global_step < args.total_timesteps / 2
         if args.norm_obs and is_first_half:
             agent.update_obs_stats(rollout.obs[:-1][valid])
@@ -700,7 +700,8 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
+        # In spite of this limit envs.spec.max_episode_steps stays None: Run takes that as a sign
+        # that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -799,16 +800,17 @@ def load_whole(path: str | Path) -> dict:
 def load_policy(path: str | Path):
     """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head: what
-    becomes of the last layer's outputs. "argmax" is for Discrete actions. Outputs for Box actions
-    are in units of the bounds: "tanh" keeps them within, "clip" lets the clamp do it.
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
+    the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
+    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
+    to the clamp.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))
 
 
 def make_policy(saved: dict):
-    """The function of what `export` has saved; see load_policy."""
+    """Make the function that load_policy describes from the data of `export`."""
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
@@ -1243,7 +1245,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    # Without policy.pt a run is finished only if it was to keep none.
+    # A finished run has policy.pt, unless it ran with --no-save-model.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())
@@ -1273,7 +1275,7 @@ def check(args: Args) -> None:
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
+        envs = make_envs(args.env_id, 2)  # two, as gymnasium then checks that their spaces agree
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     # make_envs sets no limit where an environment has a vector version of its own.

@@ -231,7 +231,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
+        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
@@ -385,7 +385,7 @@ def train(args: Args) -> None:
     # Seed again, so that the first actions do not depend on how many random numbers the initial
     # weights took: a script with a critic begins with the same actions as one without.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
+    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
         # forward alone, so that checkpoints have the same names with and without --compile
@@ -536,7 +536,8 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
+        # In spite of this limit envs.spec.max_episode_steps stays None: Run takes that as a sign
+        # that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -635,16 +636,17 @@ def load_whole(path: str | Path) -> dict:
 def load_policy(path: str | Path):
     """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head: what
-    becomes of the last layer's outputs. "argmax" is for Discrete actions. Outputs for Box actions
-    are in units of the bounds: "tanh" keeps them within, "clip" lets the clamp do it.
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
+    the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
+    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
+    to the clamp.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))
 
 
 def make_policy(saved: dict):
-    """The function of what `export` has saved; see load_policy."""
+    """Make the function that load_policy describes from the data of `export`."""
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
@@ -1079,7 +1081,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    # Without policy.pt a run is finished only if it was to keep none.
+    # A finished run has policy.pt, unless it ran with --no-save-model.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())
@@ -1109,7 +1111,7 @@ def check(args: Args) -> None:
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
+        envs = make_envs(args.env_id, 2)  # two, as gymnasium then checks that their spaces agree
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     # make_envs sets no limit where an environment has a vector version of its own.

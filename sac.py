@@ -30,7 +30,7 @@ Algorithm   repeat until the budget of environment steps is spent
            y ← r + γ (1 − terminated) V̄(s')
            φᵢ ← one Adam step on the mean of (Q_φᵢ(s, a) − y)², i = 1, 2
            θ ← one Adam step on α log π_θ(a|s) − minᵢ Q_φᵢ(s, a), with a = tanh(μ + σ ε)
-           α ← one Adam step towards an entropy of −act_dim (that of a density can be negative)
+           α ← one Adam step towards an entropy of −act_dim (a density can have a negative one)
            φ̄ᵢ ← φ̄ᵢ + τ (φᵢ − φ̄ᵢ)
     4. log every 100 steps
 
@@ -242,14 +242,14 @@ class Agent(nn.Module):
         return tanh_gaussian(mean, log_std, torch.randn_like(mean))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics; with --no-norm-obs leave them as they are."""
+        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Scale actions from [−1, 1] to the environment's bounds."""
         share = (action + 1) / 2  # 0 at the lower bound, 1 at the upper
         env_action = self.low + share * (self.high - self.low)
-        return env_action.clamp(self.low, self.high).cpu().numpy()  # as rounding can lead beyond
+        return env_action.clamp(self.low, self.high).cpu().numpy()  # clamp: rounding may exceed
 
 
 class Temperature(nn.Module):
@@ -444,7 +444,7 @@ def train(args: Args) -> None:
     actor_parameters = list(agent.actor.parameters())
     critic_parameters = [*agent.q1.parameters(), *agent.q2.parameters()]
     target_parameters = [*target_q1.parameters(), *target_q2.parameters()]
-    # Adam is torch.optim.Adam, made to start a second faster. Its class stands further below.
+    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
     actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     alpha_optimizer = Adam(temperature.parameters(), lr=args.q_lr, fused=True)
@@ -476,10 +476,10 @@ def train(args: Args) -> None:
     if not args.autotune:
         temperature.load_state_dict(Temperature(args.alpha).state_dict())
     step = run.count.global_step
-    updates = updates_due(step, args)  # that count as done: none in a new run
+    updates = updates_due(step, args)  # updates that have been done; 0 in a new run
     # The observation statistics are fitted when the random steps end, then every 1,000 steps. A
-    # checkpoint does not say when the last fit was. But the fit had as many observations as there
-    # had been steps, until the buffer was full; after that a resumed run fits at once.
+    # resumed run finds out when the last fit was by its number of observations. That is the number
+    # of steps until then, if the buffer was not full. If it was, the next fit is early.
     num_fitted = int(agent.obs_stats.count)  # 0 in a new run
     stats_at = num_fitted + 1000 if num_fitted else args.learning_starts
     stepper = Stepper(envs, device, seed=derive_seed(args.seed, TRAINING, step))
@@ -511,7 +511,7 @@ def train(args: Args) -> None:
                 next_x = agent.normalize(batch.next_obs)
 
                 with torch.no_grad():
-                    alpha = temperature()  # a constant in every loss but its own
+                    alpha = temperature()  # without gradient: only the loss of α, below, has one
                     next_action, next_log_prob = agent.sample(next_x)
                     next_q1 = target_q1(next_x, next_action)  # (B,)
                     next_q2 = target_q2(next_x, next_action)
@@ -619,8 +619,8 @@ def set_threads() -> None:
     """Take two threads, if there are two cores. OMP_NUM_THREADS overrides it."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(2, os.cpu_count()))
-    # The name misleads: without AMX "bf16" only selects oneDNN instead of MKL, still in float32.
-    # That is up to twice as fast on AMD's processors. With AMX it would really round.
+    # Without AMX the setting "bf16", below, does not round to bf16. It only selects oneDNN in place
+    # of MKL, which is up to twice as fast on AMD's processors. With AMX it would round.
     has_amx = torch.cpu.get_capabilities().get("amx_tile", True)
     if not has_amx:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
@@ -672,7 +672,8 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # envs.spec.max_episode_steps is None in these, too: it tells Run that the limit is ours.
+        # In spite of this limit envs.spec.max_episode_steps stays None: Run takes that as a sign
+        # that the limit is ours.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -771,16 +772,17 @@ def load_whole(path: str | Path) -> dict:
 def load_policy(path: str | Path):
     """Load the policy.pt of any script: a function from raw observations to environment actions.
 
-    Observations are (N, obs_dim), actions (N, ...). The scripts differ in activation and head: what
-    becomes of the last layer's outputs. "argmax" is for Discrete actions. Outputs for Box actions
-    are in units of the bounds: "tanh" keeps them within, "clip" lets the clamp do it.
+    Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
+    the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
+    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
+    to the clamp.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))
 
 
 def make_policy(saved: dict):
-    """The function of what `export` has saved; see load_policy."""
+    """Make the function that load_policy describes from the data of `export`."""
     activation = {"relu": torch.relu, "silu": nn.functional.silu}[saved["activation"]]
     hidden_layers = saved["layers"][:-1]
     last_weight, last_bias = saved["layers"][-1]
@@ -1215,7 +1217,7 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    # Without policy.pt a run is finished only if it was to keep none.
+    # A finished run has policy.pt, unless it ran with --no-save-model.
     is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
     try:
         json.loads(Path(args.resume, "summary.json").read_text())
@@ -1245,7 +1247,7 @@ def check(args: Args) -> None:
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 2)  # of two, gymnasium checks that they have the same spaces
+        envs = make_envs(args.env_id, 2)  # two, as gymnasium then checks that their spaces agree
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     # make_envs sets no limit where an environment has a vector version of its own.
