@@ -235,7 +235,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
+        """Scale observations. With --no-norm-obs mean and deviation stay 0 and 1: no change."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
@@ -420,8 +420,8 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update and
-      in run.log.
+    - in every iteration: in tensor[valid], as it must know the size; in RunningStats.update; in
+      run.log.
     """
     check(args)
     device = set_up(args)
@@ -437,14 +437,14 @@ def train(args: Args) -> None:
         args.gae_lambda = 1.0 if agent.discrete else 0.97
     # One Adam serves both networks. zero_grad sets all gradients to None, and backward gives some
     # to the loss's own network alone. Clipping and Adam skip parameters whose gradient is None.
-    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
+    # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # forward alone, so that checkpoints have the same names with and without --compile
+        # Compile only forward: a whole module would change its parameters' names in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not repeat the episodes with which it began.
+    # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
+    # a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
@@ -461,7 +461,7 @@ def train(args: Args) -> None:
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
         # This rollout enters the rewards' statistics first, so that even the first one is scaled.
-        # Those of observations change in 5, for the next rollout: x is what the policy acted on.
+        # The statistics of observations change only in step 5: the policy has acted on this x.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -688,8 +688,8 @@ def load_policy(path: str | Path):
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
     the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
-    to the clamp.
+    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
+    does not, so the clamp at the end cuts them off.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))

@@ -391,10 +391,10 @@ def train(args: Args) -> None:
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
-    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
+    # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # forward alone, so that checkpoints have the same names with and without --compile
+        # Compile only forward: a whole module would change its parameters' names in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
     # A label is like agent.low: a number if Discrete, else act_dim floats.
     dataset = Dataset(
@@ -734,8 +734,8 @@ def load_policy(path: str | Path):
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
     the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
-    to the clamp.
+    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
+    does not, so the clamp at the end cuts them off.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))

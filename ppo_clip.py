@@ -24,7 +24,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, gradient asc
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
     2. remember log π_θk(a_t|s_t)
-    3. repeat for K epochs, or until one leaves KL(π_θk ‖ π_θ) above target_kl
+    3. repeat for K epochs, or until KL(π_θk ‖ π_θ) > target_kl at the end of one
            δ_t ← r_t + γ V_φ(s_{t+1}) − V_φ(s_t), where V_φ(s_{t+1}) is 0 after a termination
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
@@ -247,12 +247,12 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
+        """Scale observations. With --no-norm-obs mean and deviation stay 0 and 1: no change."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. Where s is their new mean, π(·|s) stays.
+        """Merge obs (n, obs_dim) into the statistics. At their new mean the policy does not change.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
         no loss or KL would know of it. So the actor's first bias takes the shift back. A new
@@ -265,8 +265,8 @@ class Agent(nn.Module):
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
         if had_stats:  # the first statistics must change x: they bring it to scale
-            # An observation that equals the new mean had x = shift. Now it has x = 0. The first
-            # layer gave W·shift + b for it. With this as its new b it still does.
+            # An observation that equals the new mean had x = shift, and the first layer gave
+            # W·shift + b. Now it has x = 0. The new bias W·shift + b gives the same.
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -487,14 +487,14 @@ def train(args: Args) -> None:
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.ent_coef is None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
-    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
+    # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # forward alone, so that checkpoints have the same names with and without --compile
+        # Compile only forward: a whole module would change its parameters' names in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not repeat the episodes with which it began.
+    # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
+    # a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
@@ -511,7 +511,7 @@ def train(args: Args) -> None:
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
         # This rollout enters the rewards' statistics first, so that even the first one is scaled.
-        # Those of observations change in 4, for the next rollout: x is what the policy acted on.
+        # The statistics of observations change only in step 4: the policy has acted on this x.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -774,8 +774,8 @@ def load_policy(path: str | Path):
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
     the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
-    to the clamp.
+    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
+    does not, so the clamp at the end cuts them off.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))

@@ -94,7 +94,7 @@ class Args:
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     total_timesteps: int = 150_000
-    """budget of environment steps; a run ends with the episodes in which it is reached"""
+    """budget of environment steps; the episodes in which it is reached are still finished"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
 
@@ -231,7 +231,7 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
+        """Scale observations. With --no-norm-obs mean and deviation stay 0 and 1: no change."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def value(self, x: Tensor) -> Tensor:
@@ -304,7 +304,7 @@ def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
 
 
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-    """Its gradient, negated, is the policy gradient estimated from N episodes; all (T, N).
+    """Minus its gradient estimates the policy gradient from N episodes. Arguments are (T, N).
 
     A sum over an episode's steps, because log p(τ) is a sum; then the mean over episodes, which
     estimates E_τ. Dividing by each episode's length would give the steps of short ones more weight.
@@ -375,24 +375,24 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, in RunningStats.update and
-      in run.log.
+    - in every iteration: in tensor[valid], as it must know the size; in RunningStats.update; in
+      tolist and in run.log.
     """
     check(args)
     device = set_up(args)
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     # Seed again, so that the first actions do not depend on how many random numbers the initial
-    # weights took: a script with a critic begins with the same actions as one without.
+    # weights took. So reinforce.py and reinforce_baseline.py begin with the same actions.
     torch.manual_seed(derive_seed(args.seed, ACTIONS))
-    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
+    # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # forward alone, so that checkpoints have the same names with and without --compile
+        # Compile only forward: a whole module would change its parameters' names in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not repeat the episodes with which it began.
+    # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
+    # a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
     collector = EpisodeCollector(envs, agent, device, env_seed)
@@ -638,8 +638,8 @@ def load_policy(path: str | Path):
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
     the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
-    to the clamp.
+    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
+    does not, so the clamp at the end cuts them off.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))

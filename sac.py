@@ -242,7 +242,7 @@ class Agent(nn.Module):
         return tanh_gaussian(mean, log_std, torch.randn_like(mean))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
+        """Scale observations. With --no-norm-obs mean and deviation stay 0 and 1: no change."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     def to_env(self, action: Tensor) -> np.ndarray:
@@ -444,7 +444,7 @@ def train(args: Args) -> None:
     actor_parameters = list(agent.actor.parameters())
     critic_parameters = [*agent.q1.parameters(), *agent.q2.parameters()]
     target_parameters = [*target_q1.parameters(), *target_q2.parameters()]
-    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
+    # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     actor_optimizer = Adam(actor_parameters, lr=args.policy_lr, fused=True)
     critic_optimizer = Adam(critic_parameters, lr=args.q_lr, fused=True)
     alpha_optimizer = Adam(temperature.parameters(), lr=args.q_lr, fused=True)
@@ -452,7 +452,7 @@ def train(args: Args) -> None:
     act_dim = envs.single_action_space.shape[0]
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
-        # forward alone, so that checkpoints have the same names with and without --compile
+        # Compile only forward: a whole module would change its parameters' names in checkpoints.
         for network in (agent.actor, agent.q1, agent.q2, target_q1, target_q2):
             network.forward = torch.compile(network.forward)
     # With --resume, Run restores all that is named here.
@@ -774,8 +774,8 @@ def load_policy(path: str | Path):
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
     the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
-    to the clamp.
+    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
+    does not, so the clamp at the end cuts them off.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))

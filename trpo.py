@@ -26,7 +26,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective]. On each rollout, which θ_k s
 
 Algorithm   repeat until the budget of environment steps is spent
     1. run π_θk for T steps in N parallel environments
-    2. Â_t and R̂_t as in a2c.py
+    2. Â_t by GAE and R̂_t = Â_t + V_φ(s_t), as in a2c.py
     3. g ← ∇_θ L(θ_k); s ← H⁻¹ g by conjugate gradients, which need only products H v
     4. θ ← θ_k + c √(2δ / sᵀHs) s with the first c of 1, 0.8, 0.8², … for which KL ≤ δ and L has
        risen; if there is none, θ stays θ_k
@@ -106,7 +106,7 @@ class Args:
     anneal_kl: bool = True
     """lower δ linearly to zero over the budget"""
     line_search: bool = True
-    """shorten the step until KL ≤ δ and L has risen; without: natural gradient, the full step"""
+    """shorten the step until KL ≤ δ and L has risen; if off, the full step: natural gradient"""
     cg_iterations: int = 10
     """iterations of conjugate gradients"""
     cg_damping: float = 0.1
@@ -243,12 +243,12 @@ class Agent(nn.Module):
         self.high = nn.Buffer(torch.tensor(high))
 
     def normalize(self, obs: Tensor) -> Tensor:
-        """Scale observations by their statistics: 0 and 1, so not at all, with --no-norm-obs."""
+        """Scale observations. With --no-norm-obs mean and deviation stay 0 and 1: no change."""
         return (obs - self.obs_stats.mean) / self.obs_stats.std
 
     @torch.no_grad()
     def update_obs_stats(self, obs: Tensor) -> None:
-        """Merge obs (n, obs_dim) into the statistics. Where s is their new mean, π(·|s) stays.
+        """Merge obs (n, obs_dim) into the statistics. At their new mean the policy does not change.
 
         A new mean shifts every x by the same vector. That would move the policy in all states, and
         no loss or KL would know of it. So the actor's first bias takes the shift back. A new
@@ -261,8 +261,8 @@ class Agent(nn.Module):
         old_std = self.obs_stats.std.clone()
         self.obs_stats.update(obs)
         if had_stats:  # the first statistics must change x: they bring it to scale
-            # An observation that equals the new mean had x = shift. Now it has x = 0. The first
-            # layer gave W·shift + b for it. With this as its new b it still does.
+            # An observation that equals the new mean had x = shift, and the first layer gave
+            # W·shift + b. Now it has x = 0. The new bias W·shift + b gives the same.
             shift = (self.obs_stats.mean - old_mean) / old_std
             self.actor[0].bias += self.actor[0].weight @ shift
 
@@ -527,8 +527,8 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], whose size it must know, in each trial of the line
-      search, when statistics change and in run.log.
+    - in every iteration: in tensor[valid], as it must know the size; in each trial of the line
+      search; in updates of statistics; in run.log.
     """
     check(args)
     device = set_up(args)
@@ -537,12 +537,12 @@ def train(args: Args) -> None:
     if args.gamma is None:
         args.gamma = 0.995 if agent.discrete else 0.99
     policy_parameters = agent.policy_parameters()
-    # This Adam, defined below, is torch.optim.Adam; but with it the script starts a second sooner.
+    # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.critic.parameters(), lr=args.learning_rate, fused=True)
     if args.compile:  # not the actor: its compiled gradient could not be differentiated again
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # With --resume, Run restores agent and optimizer. The step count is part of the
-    # seed, so that a resumed run does not repeat the episodes with which it began.
+    # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
+    # a resumed run does not repeat the episodes with which it began.
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)
     optimizer.param_groups[0]["lr"] = args.learning_rate  # not the checkpoint's
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step)
@@ -559,7 +559,7 @@ def train(args: Args) -> None:
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
         # This rollout enters the rewards' statistics first, so that even the first one is scaled.
-        # Those of observations change in 6, for the next rollout: x is what the policy acted on.
+        # The statistics of observations change only in step 6: the policy has acted on this x.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
             reward = reward / agent.discounted_sum_stats.std
@@ -589,7 +589,7 @@ def train(args: Args) -> None:
         kl_gradient = flat_gradient(kl, policy_parameters, create_graph=True)
         product = partial(fisher_product, kl_gradient, policy_parameters, args.cg_damping)
         direction = conjugate_gradients(product, gradient, args.cg_iterations)  # s
-        curvature = direction @ product(direction)  # sᵀHs
+        curvature = direction @ product(direction)  # sᵀHs, of the damped H
         step = (2 * max_kl / (curvature + 1e-30)).sqrt() * direction  # [natural-gradient]
 
         # 4. Line search: try ever shorter steps, until one keeps to the trust region and raises L.
@@ -821,8 +821,8 @@ def load_policy(path: str | Path):
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
     the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" keeps them within, "clip" leaves that
-    to the clamp.
+    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
+    does not, so the clamp at the end cuts them off.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))
