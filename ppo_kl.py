@@ -546,8 +546,8 @@ def train(args: Args) -> None:
         with torch.no_grad():
             old_out = agent.actor(x[:-1])
             old_log_prob, _ = agent.log_prob_and_entropy(old_out, rollout.action)  # (T, N)
-            # A row for each step, to be indexed like the rest. Below, [valid] makes a copy. It has
-            # to be one, because Adam changes log σ in place.
+            # A row for each step, to be indexed like the rest. Indexing by `valid`, below, makes a
+            # copy. It has to be one, because Adam changes log σ in place.
             old_log_std = agent.log_std.detach().expand_as(old_out)
             old_value = agent.value(x[:-1])  # (T, N), for explained_variance
 
