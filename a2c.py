@@ -36,7 +36,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  the raw reward divided by the deviation of its discounted sums u_t
+    r_t     reward      (T, N)  the raw reward divided by the deviation of its discounted sums
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     γ gamma   λ gae_lambda   K value_epochs   c₂ ent_coef
 
@@ -108,7 +108,7 @@ class Args:
     gamma: float | None = None
     """discount factor, γ (None: 0.995 for Discrete actions, 0.99 for Box)"""
     gae_lambda: float | None = None
-    """λ: 0 takes one reward, 1 all of the rollout (None: 1 for Discrete actions, 0.97 for Box)"""
+    """λ: 0 counts one reward, 1 all to the rollout's end (None: 1 for Discrete, 0.97 for Box)"""
     ent_coef: float | None = None
     """weight of the entropy bonus, c₂ (None: 0.003 for Discrete actions, 0 for Box)"""
     value_epochs: int = 5
@@ -132,7 +132,7 @@ class Args:
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
-    """episodes of the final evaluation, one in each of as many parallel environments"""
+    """episodes of the final evaluation, each in an environment of its own"""
     eval_interval: int = 0
     """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
@@ -226,8 +226,8 @@ class Agent(nn.Module):
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
-        # log σ; Discrete: not used. σ begins at 0.37: in so few gradient steps, one a rollout, it
-        # would hardly fall to that from 1.
+        # log σ; Discrete: not used. σ begins at 0.37: from 1, with one gradient step a rollout, it
+        # would hardly fall that far.
         self.log_std = nn.Parameter(torch.full((num_outputs,), -1.0))
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
@@ -435,12 +435,12 @@ def train(args: Args) -> None:
         args.ent_coef = 0.003 if agent.discrete else 0.0
     if args.gae_lambda is None:
         args.gae_lambda = 1.0 if agent.discrete else 0.97
-    # One Adam serves both networks. zero_grad sets all gradients to None, and backward gives some
-    # to the loss's own network alone. Clipping and Adam skip parameters whose gradient is None.
+    # One Adam serves both networks. zero_grad sets all gradients to None, and backward makes some
+    # for the loss's own network alone. Clipping and Adam skip parameters whose gradient is None.
     # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Compile only forward: a whole module would change its parameters' names in checkpoints.
+        # Compile only forward: compiling the module would rename its parameters in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
@@ -460,7 +460,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # This rollout enters the rewards' statistics first, so that even the first one is scaled.
+        # The rewards' statistics take in this rollout before they are used: so even the first
+        # rollout's rewards are scaled.
         # The statistics of observations change only in step 5: the policy has acted on this x.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
@@ -472,7 +473,7 @@ def train(args: Args) -> None:
         advantage = gae(
             reward, value, rollout.terminated, rollout.truncated, args.gamma, args.gae_lambda
         )  # (T, N)
-        # [n-step] With λ = 1, and if no episode ends, it is r_t + γ r_{t+1} + … + γ^{T−t} V(s_T).
+        # [n-step] If λ = 1 and no episode ends: R̂_t = r_t + γ r_{t+1} + … + γ^{T−t} V(s_T)
         target = advantage + value[:-1]
         batch_x = x[:-1][valid]  # (M, obs_dim)
         batch_action = rollout.action[valid]  # (M,) or (M, act_dim)
@@ -523,7 +524,7 @@ AT_LEAST_1 = ["total_timesteps", "num_envs", "num_steps", "value_epochs", "eval_
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"max_grad_norm": 1e-9, "target_return": -1e15}
 MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change: its networks and statistics were made for it.
+# What a resumed run cannot change: the checkpoint's parts were made for these.
 FIXED = ["env_id", "norm_obs"]
 
 
@@ -855,7 +856,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -868,7 +869,7 @@ class Run:
             self.save()
 
     def evaluate_now(self) -> float:
-        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")

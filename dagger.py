@@ -132,7 +132,7 @@ class Args:
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
-    """episodes of the final evaluation, one in each of as many parallel environments"""
+    """episodes of the final evaluation, each in an environment of its own"""
     eval_interval: int = 0
     """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
@@ -263,8 +263,9 @@ def imitation_loss(agent: Agent, out: Tensor, label: Tensor) -> Tensor:
 
 @torch.no_grad()
 def disagreement(agent: Agent, out: Tensor, label: Tensor) -> Tensor:
-    """Share of actions that differ from the expert's; Box: of components, by more than 5 %.
+    """Share of actions, or for Box of their components, that differ from the expert's.
 
+    Components differ if they do by more than 5 % of the range between the bounds.
     A mean beyond the bounds acts as the bound, so it is clipped here. The loss must not clip: where
     it does, it has no gradient.
     """
@@ -384,8 +385,8 @@ class Dataset:
 def train(args: Args) -> None:
     """Train. The comments 1. to 5. are the steps of the algorithm in the docstring at the top.
 
-    The CPU waits for the GPU where data is copied from one to the other: at every environment step,
-    in agent.act, with the new labels and in run.log, but not in an update.
+    The CPU waits for the GPU at every environment step (in agent.act), once an iteration for the
+    new observations and labels, and in run.log; never in an update.
     """
     check(args)
     device = set_up(args)
@@ -394,14 +395,14 @@ def train(args: Args) -> None:
     # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Compile only forward: a whole module would change its parameters' names in checkpoints.
+        # Compile only forward: compiling the module would rename its parameters in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
-    # A label is like agent.low: a number if Discrete, else act_dim floats.
+    # A label has the shape and dtype of agent.low: a number if Discrete, else act_dim floats.
     dataset = Dataset(
         obs=torch.empty(0, *envs.single_observation_space.shape, device=device),
         label=torch.empty(0, *agent.low.shape, dtype=agent.low.dtype, device=device),
     )
-    if args.dataset and not args.resume:  # a resumed run has them in its checkpoint
+    if args.dataset and not args.resume:  # a resumed run has its labels in the checkpoint
         loaded, _ = load_dataset(args)
         dataset.add(loaded["obs"], loaded["label"])
     # With --resume, Run restores these parts.
@@ -477,14 +478,14 @@ AT_LEAST_1 = [
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"target_return": -1e15}
 MOST = {"num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change: its networks and statistics were made for it.
+# What a resumed run cannot change: the checkpoint's parts were made for these.
 FIXED = ["env_id", "dataset"]
 
 
 def load_expert(args: Args):
-    """The expert, observations (N, obs_dim) to actions (N, ...); and what it is for, as text.
+    """The expert, observations (N, obs_dim) to actions (N, ...); and what it was made for.
 
-    The text names both spaces and how many outputs its network has, or is None for any.
+    That is a text with both spaces and the number of outputs. A scripted expert has None.
     """
     if args.expert == "scripted":
         return SCRIPTED[args.env_id], None
@@ -901,7 +902,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -914,7 +915,7 @@ class Run:
             self.save()
 
     def evaluate_now(self) -> float:
-        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")

@@ -37,7 +37,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
     s_t     obs         (T+1, N, obs_dim)  the last row is where the next rollout starts
             x           (T+1, N, obs_dim)  normalised observations: what actor and critic see
     a_t     action      (T, N) or (T, N, act_dim)
-    r_t     reward      (T, N)  the raw reward divided by the deviation of its discounted sums u_t
+    r_t     reward      (T, N)  the raw reward divided by the deviation of its discounted sums
     V_φ     value       (T+1, N)      R̂_t  target  (T, N)      Â_t  advantage  (T, N)
     ρ_t     ratio       (B,)  of a minibatch of B of the M valid steps      D_KL  kl  (B,), nats
     γ gamma   λ gae_lambda   β kl_penalty.coef   d_targ target_kl   c₁ vf_coef   c₂ ent_coef
@@ -145,7 +145,7 @@ class Args:
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
-    """episodes of the final evaluation, one in each of as many parallel environments"""
+    """episodes of the final evaluation, each in an environment of its own"""
     eval_interval: int = 0
     """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
@@ -513,7 +513,7 @@ def train(args: Args) -> None:
     # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Compile only forward: a whole module would change its parameters' names in checkpoints.
+        # Compile only forward: compiling the module would rename its parameters in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     kl_penalty = KLPenalty(args.kl_coef)
@@ -535,7 +535,8 @@ def train(args: Args) -> None:
         valid = rollout.valid
         x = agent.normalize(rollout.obs)  # (T+1, N, obs_dim)
         reward = rollout.reward
-        # This rollout enters the rewards' statistics first, so that even the first one is scaled.
+        # The rewards' statistics take in this rollout before they are used: so even the first
+        # rollout's rewards are scaled.
         # The statistics of observations change only in step 5: the policy has acted on this x.
         if args.norm_reward:
             agent.discounted_sum_stats.update(rollout.discounted_sum[valid])
@@ -636,7 +637,7 @@ AT_LEAST_1 = [
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"max_grad_norm": 1e-9, "target_kl": 1e-9, "target_return": -1e15}
 MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change: its networks and statistics were made for it.
+# What a resumed run cannot change: the checkpoint's parts were made for these.
 FIXED = ["env_id", "norm_obs", "kl_coef"]
 
 
@@ -970,7 +971,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -983,7 +984,7 @@ class Run:
             self.save()
 
     def evaluate_now(self) -> float:
-        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")

@@ -120,7 +120,7 @@ class Args:
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
-    """episodes of the final evaluation, one in each of as many parallel environments"""
+    """episodes of the final evaluation, each in an environment of its own"""
     eval_interval: int = 0
     """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
@@ -275,7 +275,7 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 
 
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-    """Minus its gradient estimates the policy gradient from N episodes. Arguments are (T, N).
+    """Its negative gradient is an estimate of the policy gradient from N episodes. All (T, N).
 
     A sum over an episode's steps, because log p(τ) is a sum; then the mean over episodes, which
     estimates E_τ. Dividing by each episode's length would give the steps of short ones more weight.
@@ -359,7 +359,7 @@ def train(args: Args) -> None:
     # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Compile only forward: a whole module would change its parameters' names in checkpoints.
+        # Compile only forward: compiling the module would rename its parameters in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
     # a resumed run does not repeat the episodes with which it began.
@@ -413,7 +413,7 @@ def train(args: Args) -> None:
 LEAST = dict.fromkeys(["total_timesteps", "num_envs", "eval_episodes"], 1)
 LEAST |= {"target_return": -1e15}
 MOST = {"gamma": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change: its networks and statistics were made for it.
+# What a resumed run cannot change: the checkpoint's parts were made for these.
 FIXED = ["env_id", "norm_obs"]
 
 
@@ -744,7 +744,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -757,7 +757,7 @@ class Run:
             self.save()
 
     def evaluate_now(self) -> float:
-        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")

@@ -22,7 +22,7 @@ Objective   J(θ) = E_τ[ Σ_t r_t ]  [objective], raised along its gradient. N 
     G_t = r_t + γ r_{t+1} + … is the reward-to-go, to the episode's end, or its time limit.
     γ < 1 lowers the noise, but biases the estimate, as J does not discount. b is, with --baseline
         mean    the mean of G_t over the other episodes that still run at step t
-        value   σ_G V_φ(s_t), with V_φ fitted to earlier G_t / σ_G, and σ_G their deviation
+        value   σ_G V_φ(s_t), with V_φ fitted to earlier G_t / σ_G, and σ_G the deviation of G_t
         none    0: then this is reinforce.py
     With --no-reward-to-go each action of an episode is weighed by Â_0 = G_0 − b(s_0).
 
@@ -130,7 +130,7 @@ class Args:
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
-    """episodes of the final evaluation, one in each of as many parallel environments"""
+    """episodes of the final evaluation, each in an environment of its own"""
     eval_interval: int = 0
     """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
@@ -295,8 +295,8 @@ def reward_to_go(reward: Tensor, gamma: float) -> Tensor:
 def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
     """Mean of G_t over the *other* episodes that still run at step t, (T, N); 0 if there is none.
 
-    With its own G among the k that run, G − mean = (1 − 1/k) (G − mean of the others). That step's
-    term of the gradient would be too small by this factor.
+    If the mean were that of all k episodes that run, G − mean would be (1 − 1/k) times G − mean of
+    the others: that step's term of the gradient would be too small by this factor.
     """
     total = to_go.sum(1, keepdim=True)  # (T, 1); episodes that have ended add 0
     num_others = valid.sum(1, keepdim=True) - 1  # (T, 1)
@@ -304,7 +304,7 @@ def mean_baseline(to_go: Tensor, valid: Tensor) -> Tensor:
 
 
 def reinforce_loss(log_prob: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-    """Minus its gradient estimates the policy gradient from N episodes. Arguments are (T, N).
+    """Its negative gradient is an estimate of the policy gradient from N episodes. All (T, N).
 
     A sum over an episode's steps, because log p(τ) is a sum; then the mean over episodes, which
     estimates E_τ. Dividing by each episode's length would give the steps of short ones more weight.
@@ -388,7 +388,7 @@ def train(args: Args) -> None:
     # Adam is defined below: the same as torch.optim.Adam, but the script starts a second sooner.
     optimizer = Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if args.compile:
-        # Compile only forward: a whole module would change its parameters' names in checkpoints.
+        # Compile only forward: compiling the module would rename its parameters in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
     # With --resume, Run restores agent and optimizer. The step count is part of env_seed, so that
@@ -417,7 +417,7 @@ def train(args: Args) -> None:
             baseline = mean_baseline(to_go, valid)
         else:
             baseline = torch.zeros_like(to_go)
-        # After an episode's end this is −b. The loss leaves that out, by `valid`.
+        # After an episode's end the advantage is −b. The loss leaves that out, by `valid`.
         advantage = to_go - baseline  # [value-baseline] Â_t = G_t − b(s_t)
         if args.reward_to_go:
             weight = advantage
@@ -434,8 +434,8 @@ def train(args: Args) -> None:
         run.metric("losses/entropy", (entropy * valid).sum() / valid.sum())
 
         # 4. Refit the value, for the episodes to come. zero_grad sets gradients to None, and Adam
-        # skips what has none: here the actor, in step 3 the critic. Targets divided by σ_G are of
-        # one size, whatever the size of rewards.
+        # skips parameters without one: the critic's in step 3, the actor's here. Targets divided by
+        # σ_G are of one size, whatever the size of rewards.
         if args.baseline == "value":
             agent.return_stats.update(to_go[valid])
             batch_x = x[valid]  # (M, obs_dim)
@@ -474,7 +474,7 @@ AT_LEAST_1 = ["total_timesteps", "num_envs", "value_epochs", "batch_size", "eval
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"target_return": -1e15}
 MOST = {"gamma": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change: its networks and statistics were made for it.
+# What a resumed run cannot change: the checkpoint's parts were made for these.
 FIXED = ["env_id", "norm_obs", "baseline"]
 
 
@@ -805,7 +805,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -818,7 +818,7 @@ class Run:
             self.save()
 
     def evaluate_now(self) -> float:
-        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")

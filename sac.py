@@ -142,7 +142,7 @@ class Args:
     target_return: float | None = None
     """stop training when the mean return of the last 100 episodes reaches this"""
     eval_episodes: int = 100
-    """episodes of the final evaluation, one in each of as many parallel environments"""
+    """episodes of the final evaluation, each in an environment of its own"""
     eval_interval: int = 0
     """environment steps between evaluations during the training; 0 for one at its end alone"""
     evaluate: str | None = None
@@ -402,7 +402,7 @@ class Stepper:
         that ended.
         """
         next_obs, reward, terminated, truncated, _ = self.envs.step(env_action)
-        valid = np.flatnonzero(~self.done)  # numbers of the environments that do more than reset
+        valid = np.flatnonzero(~self.done)  # indices of the environments that do more than reset
         next_obs = self.to_tensor(next_obs)
         batch = Batch(
             self.obs[valid],
@@ -452,7 +452,7 @@ def train(args: Args) -> None:
     act_dim = envs.single_action_space.shape[0]
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
-        # Compile only forward: a whole module would change its parameters' names in checkpoints.
+        # Compile only forward: compiling the module would rename its parameters in checkpoints.
         for network in (agent.actor, agent.q1, agent.q2, target_q1, target_q2):
             network.forward = torch.compile(network.forward)
     # With --resume, Run restores all that is named here.
@@ -581,7 +581,7 @@ MOST = {
     "num_envs": 100_000,
     "eval_episodes": 10_000,
 }
-# What a resumed run cannot change: its networks and statistics were made for it.
+# What a resumed run cannot change: the checkpoint's parts were made for these.
 FIXED = ["env_id", "norm_obs"]
 
 
@@ -941,7 +941,7 @@ class Run:
         self.metrics = {}
         if not self.dir.is_dir():
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # deleted just now: the next log says so
+        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -954,7 +954,7 @@ class Run:
             self.save()
 
     def evaluate_now(self) -> float:
-        """Mean return of the deterministic policy as it is now. The training takes no notice."""
+        """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
