@@ -194,7 +194,7 @@ BUGS = [
     ),
     Bug(
         script="sac",
-        old="valid = np.flatnonzero(~self.done)  # numbers of the environments that do more than "
+        old="valid = np.flatnonzero(~self.done)  # indices of the environments that do more than "
         "reset",
         new="valid = np.arange(self.envs.num_envs)",
         flags=(*PENDULUM, "--total-timesteps", "4000", "--learning-starts", "400"),
