@@ -94,7 +94,7 @@ class Args:
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     total_timesteps: int = 150_000
-    """budget of environment steps; the episodes in which it is reached are still finished"""
+    """budget of environment steps; a run ends with the episodes in which it is reached"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
 
