@@ -29,8 +29,8 @@ Algorithm   repeat until the budget of environment steps is spent
            Â_t ← δ_t + γλ δ_{t+1} + (γλ)² δ_{t+2} + …, to the end of the episode or the rollout
            R̂_t ← Â_t + V_φ(s_t)
            for each minibatch: average the processes' gradients; θ, φ ← one Adam step on −L
-    4. in the first half of the budget, update the statistics that normalise observations, by those
-       of all processes; log
+    4. in the first half of the budget, update the observation statistics with the observations of
+       all processes; log
 
 Symbols     of one process. T steps, N environments, which is num_envs divided by the number of
             processes. gymnasium spends the step after an episode's end on the reset (see
@@ -102,7 +102,8 @@ class Args:
     env_id: str = "CartPole-v1"
     """id of the gymnasium environment: vector observations, Discrete or Box actions"""
     total_timesteps: int = 60_000
-    """budget of environment steps; a run ends with the rollout in which it is reached"""
+    """budget of environment steps, all processes together; a run ends with the rollout in which it
+    is reached"""
     seed: int = 1
     """seed of the network, the actions and the environments"""
 
@@ -199,13 +200,15 @@ def gather_objects(mine) -> list:
 def average_gradients(agent: nn.Module, minibatch_size: int) -> None:
     """Replace each process's gradient g_p by Σ_p B_p g_p / Σ_p B_p, the same on all of them.
 
-    B_p is the process's `minibatch_size`. The result is the gradient of all minibatches as one.
+    B_p is the process's `minibatch_size`. The result is the gradient of all minibatches as one,
+    unless --norm-adv has scaled the advantages of each by themselves.
     """
     grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
     weighted = minibatch_size * torch.cat([grad.flatten() for grad in grads])
-    size = weighted.new_tensor([minibatch_size])
+    size = torch.full_like(weighted[:1], minibatch_size)  # (1,)
     total = sum_over_processes(torch.cat([weighted, size]))  # both sums in one message
-    nn.utils.vector_to_parameters(total[:-1] / total[-1], grads)  # writes into the gradients
+    # In spite of its name, vector_to_parameters here overwrites the gradients.
+    nn.utils.vector_to_parameters(total[:-1] / total[-1], grads)
 
 
 class RunningStats(nn.Module):
@@ -513,7 +516,8 @@ def train(args: Args) -> None:
 
     The CPU waits for the GPU
     - in every environment step: in to_env;
-    - in every iteration: in tensor[valid], as it must know the size; and in run.log;
+    - in every iteration: in tensor[valid], as it must know the size; where the processes' steps
+      are added up; and in run.log;
     - in every epoch: in tensor[valid] and in the test of --target-kl.
     The processes wait for each other in every minibatch.
     """
@@ -531,8 +535,8 @@ def train(args: Args) -> None:
         # Compile only forward: compiling the module would rename its parameters in checkpoints.
         agent.actor.forward = torch.compile(agent.actor.forward)
         agent.critic.forward = torch.compile(agent.critic.forward)
-    # Every process has a Run: each needs the counts and the checkpoint. That of any process but the
-    # first writes to a temporary folder, which is deleted at the end, and prints nothing.
+    # Every process has a Run, which counts the steps and loads the checkpoint of --resume. The Run
+    # of any process but the first writes to a temporary folder, which is deleted at the end.
     if RANK > 0:
         args = in_a_folder_to_throw_away(args)
     run = Run(args, envs, device, agent=agent, optimizer=optimizer)  # --resume restores both
@@ -544,7 +548,7 @@ def train(args: Args) -> None:
     env_seed = derive_seed(args.seed, TRAINING, run.count.global_step, RANK)
     collector = Collector(envs, agent, device, args.gamma, env_seed)
 
-    running = not run.finished()  # the same on all, by what has been restored
+    running = not run.finished()  # the same on all: each begins new, or at the same checkpoint
     while running:
         lr = args.learning_rate
         if args.anneal_lr:
@@ -642,9 +646,10 @@ def train(args: Args) -> None:
         new_steps = sum(gather_objects(int(valid.sum())))
         episodes = sum(gather_objects(rollout.episodes), [])
         run.log(new_steps, episodes)
-        # All reach the budget at once, but a signal may come to one alone: then all end, too.
+        # All reach the budget at once. A signal may come to one alone: then, too, all end here.
         running = not any(gather_objects(run.finished()))
-        if not running:  # interrupted_by is the signal's number, or 0; the first exits with it
+        if not running:
+            # Tell the first process the signal's number (0 without one): its exit status says it.
             run.interrupted_by = max(gather_objects(run.interrupted_by))
 
     distributed.destroy_process_group()  # the others need not wait for the evaluation
@@ -693,7 +698,7 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
 
 
 def in_a_folder_to_throw_away(args: Args) -> Args:
-    """Make a process silent that is not the first. Return its arguments, for a temporary folder.
+    """Keep a process that is not the first off stdout. Return arguments with a temporary folder.
 
     With --resume it gets a copy of the checkpoint there.
     """
@@ -707,7 +712,10 @@ def in_a_folder_to_throw_away(args: Args) -> Args:
 
 
 def start_process_group(device: torch.device) -> None:
-    """Meet the other processes: by NCCL on GPUs, one each, by gloo on CPUs."""
+    """Meet the other processes: by NCCL on GPUs, one each, by gloo on CPUs.
+
+    When a process dies, torchrun ends the others. The first one's last checkpoint stays.
+    """
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
