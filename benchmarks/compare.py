@@ -35,7 +35,6 @@ from .report import (
 from .stats import BINS
 
 RANDOM_RETURNS = Path(__file__).parent / "reference" / "random.csv"
-OF_RETURNS = "normalised scores, the thresholds of suites and gymnasium, and published results"
 PUBLISHED = Path(__file__).parent / "reference" / "published.csv"
 
 
@@ -57,14 +56,15 @@ def compare_runs(options: CompareOptions) -> int:
         scores, unscored = normalised_scores(by_env)
     else:
         scores = {}
-        unscored = [f"{options.metric} is not the training return: {OF_RETURNS} are left out"]
+        what = "normalised scores, the thresholds of suites and gymnasium, and published results"
+        unscored = [f"{options.metric} is not the training return: {what} are left out"]
     notes += left_out(curves, by_env)
     notes += caveats(by_env)
     notes += below_threshold(results)
     notes += below_published(results, figures)
     notes += unscored
     report = Report(
-        title=f"{len(curves)} runs compared",
+        title=f"{sum(len(group.seeds) for group in groups)} runs compared",
         command=f"python -m benchmarks {shlex.join(sys.argv[1:])}",
         by_env=by_env,
         ylabel=metric_name(options.metric),
@@ -130,7 +130,7 @@ def measurements(curves: list[Curve]) -> list[str]:
     sentences = set()
     for curve in curves:
         if curve.measured_with is not None:
-            commit = curve.manifest["commit"]
+            commit = curve.manifest["commit"] or "unknown"
             sentences.add(f"Measured at commit {commit}: {curve.measured_with}.")
     return sorted(sentences)
 

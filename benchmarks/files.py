@@ -12,7 +12,7 @@ from pathlib import Path
 from . import BadInput
 
 LARGEST = 1e30  # of the numbers that are read: what is made of them stays finite
-NOT_IN_A_FILE_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # on Windows, which forbids most
+NOT_IN_A_FILE_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # by Windows' rules, the strictest
 
 
 class Damaged(BadInput):
@@ -32,7 +32,7 @@ def printable(name: str) -> str:
 
 
 def file_name(name: str) -> str:
-    """A name with a hyphen in place of each character that some system does not have in files'."""
+    """A name with a hyphen in place of each character that some system forbids in files' names."""
     return NOT_IN_A_FILE_NAME.sub("-", name)
 
 
@@ -82,7 +82,7 @@ def is_name(text: str) -> bool:
 
 TEXT = Kind("a text", (str,))
 TEXT_OR_NULL = Kind("a text or null", (str, type(None)))
-NAME = Kind("a text of 1 to 200 characters", (str,), is_name)
+NAME = Kind("a text of 1 to 200 bytes", (str,), is_name)
 WHOLE_NUMBER = Kind("a whole number", (int,))
 COUNT = Kind("a whole number above 0", (int,), lambda number: number > 0)
 NUMBER = Kind("a number within ±1e30", (int, float), lambda number: abs(number) <= LARGEST)

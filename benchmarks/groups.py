@@ -17,7 +17,7 @@ class Group:
 
     seeds       of the runs, in order
     ends        the last step of each run
-    end         the step at which the runs are cut: where the shortest one ends
+    end         the step at which the runs are cut: the last point of the shortest log
     trained     environment steps of the shortest training
     values      (seeds, BINS) mean return in each bin
     steps       (BINS,) the bins' centres
@@ -25,7 +25,7 @@ class Group:
     iqm_curve   (BINS,) interquartile mean of `values` over the seeds
     band        (2, BINS) its 95 % interval; None of a single seed
     finals      (seeds,) final returns
-    first_bin   the bin in which the last of the runs has its first point
+    first_bin   the first bin by whose end every run has logged a point
     reference   whether the runs are from a reference CSV
     """
 
@@ -62,13 +62,13 @@ class Group:
     def steps_to(self, level: float) -> np.ndarray:
         """Steps after which each run has reached a return, (seeds,); infinite if it never does.
 
-        It has reached it where the mean of the last twentieth of the steps first does.
+        It has reached it where the mean over a sliding window, a twentieth of all steps, does.
         """
         bins = np.array([crossing(values, level) for values in self.values])
         return bins * self.end / BINS
 
     def seconds_at(self, steps: np.ndarray) -> np.ndarray:
-        """Seconds after which each run has taken so many steps, (seeds,); infinite if they are."""
+        """Seconds that each run took for its number of steps, (seeds,); infinite where that is."""
         seconds = np.full(len(self.curves), np.inf)
         for i, curve in enumerate(self.curves):
             if np.isfinite(steps[i]):
@@ -229,30 +229,39 @@ def caveats(by_env: dict[str, list[Group]]) -> list[str]:
     """What a reader must know before believing the averages."""
     notes = []
     for env_id, groups in by_env.items():
-        every_seed = {seed for group in groups for seed in group.seeds}
         for group in groups:
-            notes += group_caveats(group, every_seed)
+            notes += group_caveats(group, groups)
         notes += length_caveats(env_id, groups)
     commits = set()
     for groups in by_env.values():
         for group in groups:
             manifests = [curve.manifest for curve in group.curves]
-            commits |= {str(m["commit"]) for m in manifests if "commit" in m}
+            commits |= {m["commit"] or "an unknown one" for m in manifests if "commit" in m}
     if len(commits) > 1:
         notes.append(f"the runs are of several commits: {', '.join(sorted(commits))}")
     return notes
 
 
-def group_caveats(group: Group, every_seed: set[int]) -> list[str]:
-    """Single and missing seeds, and runs of unequal length."""
+def group_caveats(group: Group, groups: list[Group]) -> list[str]:
+    """Single and missing seeds, missing evaluations, and runs of unequal length.
+
+    `groups` are those of the environment. One that shares no seed was run on others on purpose.
+    """
     name = f"{group.env_id}, {group.algorithm}"
     notes = []
     if len(group.seeds) == 1:
         notes.append(f"{name}: one seed only, so no interval")
-    missing = sorted(every_seed - set(group.seeds))
+    own = set(group.seeds)
+    missing = set()
+    for other in groups:
+        if not own.isdisjoint(other.seeds):
+            missing |= set(other.seeds) - own
     if missing:
-        seeds = ", ".join(str(seed) for seed in missing)
+        seeds = ", ".join(str(seed) for seed in sorted(missing))
         notes.append(f"{name}: no seed {seeds}, which others have")
+    evaluated = [curve for curve in group.curves if curve.evaluation is not None]
+    if 0 < len(evaluated) < len(group.curves):
+        notes.append(f"{name}: the evaluation is of {len(evaluated)} of {len(group.seeds)} seeds")
     longest = max(group.ends)
     if longest > 1.02 * group.end:
         ends = f"{group.end:,.0f} and {longest:,.0f}"

@@ -51,7 +51,6 @@ SET_BY = {
     "--run-dir": "--runs-dir of the command",
 }
 
-
 SEEDS = Kind("a text such as 1-5", (str, int))
 CELLS = Kind("a list", (list,))
 SCRIPT = Kind("the name of a .py file", (str,), lambda name: name.endswith(".py"))
@@ -119,7 +118,10 @@ class Job:
 
 
 def parse_seeds(text: str, where: str = "seeds") -> list[int]:
-    """`1-3,7` is [1, 2, 3, 7]. Raises BadInput for anything else. `where` is what it says of it."""
+    """`1-3,7` is [1, 2, 3, 7].
+
+    Raises BadInput for anything else, with a message that begins with `where`.
+    """
     said = f"{where} {reprlib.repr(text)}"
     if not re.fullmatch(r"\d{1,18}(-\d{1,18})?(,\d{1,18}(-\d{1,18})?)*", text):
         raise BadInput(f"{said}: expected something like 1-5 or 1,3,7-9")
@@ -159,9 +161,10 @@ def read_suite(path: Path, seeds: str | None = None, suite_dir: Path = Path("run
             cell_seeds = parse_seeds(text, f"{where}: seeds")
         for seed in cell_seeds:
             job = make_job(cell, seed, suite_dir, where)
-            if job.dir in jobs:
+            key = job.dir.name.casefold()  # macOS and Windows do not tell A from a in files' names
+            if key in jobs:
                 raise BadInput(f"{where}: {job.dir.name} is there twice; set name")
-            jobs[job.dir] = job
+            jobs[key] = job
     if not jobs:
         raise BadInput(f"{path}: no cells")
     return sorted(jobs.values(), key=lambda job: job.seed)
@@ -198,11 +201,13 @@ def check_flags(flags: str, where: str) -> None:
 def make_job(cell: dict, seed: int, suite_dir: Path, where: str) -> Job:
     """The job of a cell and a seed.
 
-    Raises BadInput if the command is no command line, or asks for a key that the cell has not.
+    Raises BadInput if the command is no command line, or uses a {key} that the cell lacks.
     """
     template = cell.get("command") or SCRIPT_COMMAND
     if "script" in cell and "steps" in cell:
         template += " --total-timesteps {steps}"
+    if "steps" in cell and "{steps" not in template:
+        raise BadInput(f"{where}: {template} does nothing with steps; say {{steps}} in it")
     command_line = f"{template} {cell.get('flags', '')}"
     try:
         words = shlex.split(command_line)
@@ -217,7 +222,7 @@ def make_job(cell: dict, seed: int, suite_dir: Path, where: str) -> Job:
             raise BadInput(f"{where}: {template}: {error} is no key of the cell") from error
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise BadInput(f"{where}: {word}: {explain(error)}") from error
-    if not command or any("\0" in word for word in command):
+    if any("\0" in word for word in command):
         raise BadInput(f"{where}: {command_line!r} is no command line")
     if "script" in cell:
         check_flags(cell.get("flags", ""), where)
@@ -281,7 +286,7 @@ def write_manifest(job: Job, entries: dict) -> None:
 def check_may_be_cleared(folder: Path) -> None:
     """Raise BadInput if a job's folder is there, and the harness has not made it.
 
-    What the harness makes has a manifest from the first moment on, or is empty.
+    What the harness makes has a manifest of its own from the first moment on, or is empty.
     """
     if folder.is_symlink():
         raise BadInput(f"{folder}: is a link, and a job needs a folder of its own; remove it")
@@ -291,6 +296,13 @@ def check_may_be_cleared(folder: Path) -> None:
     if names and not names & {MANIFEST, UNFINISHED_MANIFEST}:
         files = ", ".join(sorted(names)[:3])
         raise BadInput(f"{folder}: has no {MANIFEST}, so {files} are not a job's; move them away")
+    if MANIFEST in names:
+        try:
+            read_manifest(folder / MANIFEST)
+        except Foreign as error:
+            raise BadInput(f"{error}, so the folder is not a job's; move it away") from error
+        except Damaged:
+            pass  # it may well have been the harness's
 
 
 def remove(path: Path) -> None:
@@ -334,17 +346,15 @@ def resolve(command: tuple[str, ...]) -> list[str]:
 
     Raises BadInput if there is no such script or program.
     """
-    words = []
-    for word in command:
-        if word.endswith(".py"):
+    words = list(command)
+    if words[0] == "python":
+        words[0] = sys.executable
+    for i, word in enumerate(words):
+        if word.endswith(".py") and not word.startswith("-"):
             path = ROOT / word
             if not path.is_file():
                 raise BadInput(f"no script {path}")
-            words.append(str(path))
-        elif word == "python":
-            words.append(sys.executable)
-        else:
-            words.append(word)
+            words[i] = str(path)
     if not shutil.which(words[0]):
         raise BadInput(f"no program {words[0]}")
     return words
@@ -356,7 +366,7 @@ class LocalProcess(subprocess.Popen):
     def __init__(self, command: list[str], mark: str, environment: dict[str, str], **options):
         self.mark = mark
         self.started: list[psutil.Process] = []
-        """by the job, so far as they were its descendants when it was asked to end"""
+        """the job's descendants when it was asked to end"""
         super().__init__(command, env={**environment, MARK: mark}, **options)
 
     def terminate(self) -> None:
@@ -372,13 +382,14 @@ class LocalProcess(subprocess.Popen):
     def kill(self) -> None:
         """End the job, and what it has started, even if the job itself has ended.
 
-        Its descendants are found by their parents or by the mark: neither shows all of them. A
-        process whose parent has ended is nobody's child, and macOS hides what is in the
-        environment of its own programs.
+        Its descendants are found in two ways, as neither shows all of them:
+        - by their parents; but a process whose parent has ended is nobody's child;
+        - by the mark; but macOS hides what is in the environment of its own programs.
         """
         if self.poll() is None:
-            end_tree(psutil.Process(self.pid))
-        for process in [*self.started, *find_marked(self.mark)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended just now
+                end_tree(psutil.Process(self.pid))
+        for process in [*self.started, *find_marked({self.mark})]:
             end_tree(process)
 
 

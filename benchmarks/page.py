@@ -185,7 +185,7 @@ def sort_key(cell: str) -> float | str:
 
     A dash or an empty cell is sorted like the largest number.
     """
-    number = re.match(r"(−?[\d,.]+)( [kM])?(?= |$)", cell)
+    number = re.match(r"(−?\d[\d,]*(?:\.\d+)?)( [kM])?(?= |$)", cell)
     if number:
         units = {None: 1, " k": 1e3, " M": 1e6}
         return float(number[1].replace("−", "-").replace(",", "")) * units[number[2]]

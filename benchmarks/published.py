@@ -8,9 +8,18 @@ from .groups import Result
 from .readers import read_rows
 from .tables import format_number, format_steps
 
-COLUMNS = ["environment", "algorithm", "source", "version", "steps", "metric", "mean", "deviation"]
-COLUMNS += ["seeds"]
-METRICS = {"evaluation": "evaluation", "training": "training return"}  # and what we call ours
+COLUMNS = [
+    "environment",
+    "algorithm",
+    "source",
+    "version",
+    "steps",
+    "metric",
+    "mean",
+    "deviation",
+    "seeds",
+]
+METRICS = {"evaluation": "evaluation", "training": "training return"}  # by what it is called there
 SAME_STEPS = 0.02  # steps may differ by this share
 
 

@@ -31,6 +31,7 @@ from .files import (
     check_regular,
     check_table,
     explain,
+    file_name,
     printable,
     read_table,
 )
@@ -41,13 +42,13 @@ OUR_RETURN = "charts/episodic_return"  # CleanRL's, too
 SB3_RETURN = "rollout/ep_rew_mean"
 RETURN_TAGS = (OUR_RETURN, SB3_RETURN)
 OUR_PROGRESS = "charts/SPS"  # our scripts log it to their end, even if no episode ends
-WHOLE_LOG = 0.95  # of the steps of its training: so far, at least, goes the log of a finished run
+WHOLE_LOG = 0.95  # a finished run's log reaches at least this share of its training
 SUMMARY_FIGURES = {"eval_return_mean": NUMBER_OR_NULL}  # null of a run that was not evaluated
 SUMMARY_COUNTS = {"global_step": COUNT}
 CONFIG_OF_OURS = {"script": TEXT, "args": TABLE}
 CONFIG_IDENTITY = {"env_id": NAME, "exp_name": NAME, "seed": WHOLE_NUMBER}
 CSV_COLUMNS = ["run", "step", "episodic_return", "seconds"]
-RUN_KEY = ["environment", "algorithm", "seed"]  # the first columns of a report's files on its runs
+RUN_KEY = ["environment", "algorithm", "seed"]  # the first columns of runs.csv and curves.csv
 RUNS_COLUMNS = [
     *RUN_KEY,
     "steps",
@@ -60,8 +61,9 @@ RUNS_COLUMNS = [
 ]
 CURVES_COLUMNS = [*RUN_KEY, "step", "seconds"]  # and the metric
 EVENTS = "events.out.tfevents."  # how the name of an events file begins
+MAX_NOTES = 5  # that are shown where nothing is left to compare
 WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")  # a run's folder in wandb/
-# The bytes by which a record of an events file is known to be that of a writer with a purge_step.
+# What a writer with a purge_step puts in its first record: a resumed run, which takes up its log.
 TAKES_UP = Event(session_log=SessionLog(status=SessionLog.START)).SerializeToString()
 
 
@@ -187,7 +189,7 @@ def read_events(path: Path, tags: tuple[str, ...]) -> tuple[Scalars, int | None]
         if event.session_log.status == SessionLog.START:
             takes_up = event.step
         for value in event.summary.value:
-            if value.tag in tags:
+            if value.tag in tags and value.HasField("simple_value"):
                 points.append((event.step, value.simple_value, event.wall_time - opened))
     columns = np.array(points, dtype=float).reshape(-1, 3)
     scalars = Scalars(step=columns[:, 0], value=columns[:, 1], seconds=columns[:, 2])
@@ -378,7 +380,7 @@ def reference_curve(path: Path, run_name: str, points: list[tuple]) -> Curve:
     env_id = named[1]
     return Curve(
         env_id=env_id,
-        algorithm=printable(path.stem.removesuffix(f"-{env_id}")),
+        algorithm=printable(path.stem.removesuffix(f"-{file_name(env_id)}")),
         seed=int(named[3]),
         step=scalars.step,
         value=scalars.value,
@@ -436,9 +438,9 @@ def reported_curve(run: dict[str, str], points: np.ndarray, folder: Path) -> Cur
     step, seconds, value = points.T
     check_points(Scalars(step, value, seconds), folder / "curves.csv")
     manifest = {}
-    if run["commit"]:
+    if run["commit"] or run["measured with"]:  # the commit may be unknown
         threshold = float(run["threshold"]) if run["threshold"] else None
-        manifest = {"commit": run["commit"], "threshold": threshold}
+        manifest = {"commit": run["commit"] or None, "threshold": threshold}
     return Curve(
         env_id=run["environment"],
         algorithm=run["algorithm"],
@@ -493,7 +495,7 @@ class Collection:
         self.curves: dict[tuple[Path, Identity], Curve] = {}
         """by the path that a curve was found under, and what it is"""
         self.found_under: dict[Path, Path] = {}
-        """by a file's place, without links in it: the path that it was first found under"""
+        """by a file, its links resolved: the path that it was first found under"""
         self.notes: list[str] = []
         self.damaged: list[str] = []
         """those of the notes that are on damaged files"""
@@ -538,7 +540,7 @@ class Collection:
     def without_known(self, path: Path, files: Iterable[Path]) -> list[Path]:
         """The files under a path that were not found under an earlier one. Others are noted."""
         new = []
-        earlier = {}
+        earlier = {}  # paths, without repetition, in the order in which they are found
         for file in files:
             place = file.parent.resolve() / file.name
             if place in self.found_under:
@@ -603,13 +605,17 @@ class Collection:
         """Add a curve, or the note that is in its place."""
         if isinstance(found, str):
             self.notes.append(found)
-            return
-        identity = Identity(found.env_id, found.algorithm, found.seed)
+        else:
+            self.add_curve(path, found)
+
+    def add_curve(self, path: Path, curve: Curve) -> None:
+        """Add a curve, in place of an earlier one of the same run."""
+        identity = Identity(curve.env_id, curve.algorithm, curve.seed)
         older = self.curves.get((path, identity))
         if older is not None:
             same = "of the same environment, algorithm and seed"
-            self.notes.append(f"{older.path}: left out for {found.path}, {same}")
-        self.curves[path, identity] = found
+            self.notes.append(f"{older.path}: left out for {curve.path}, {same}")
+        self.curves[path, identity] = curve
 
     def add_references(self, path: Path, files: list[Path]) -> None:
         """Add the references among CSV files under a path, or the path itself if it is a file."""
@@ -625,8 +631,7 @@ class Collection:
                 self.notes.append(f"{file}: has returns, no {self.metric}: left out")
                 continue
             for curve in curves:
-                identity = Identity(curve.env_id, curve.algorithm, curve.seed)
-                self.curves[path, identity] = curve
+                self.add_curve(path, curve)
 
     def add_report(self, path: Path) -> None:
         """Add the runs of a report, if the path is one."""
@@ -636,7 +641,7 @@ class Collection:
             self.leave_out(error)
             return
         for curve in curves:
-            self.curves[path, Identity(curve.env_id, curve.algorithm, curve.seed)] = curve
+            self.add_curve(path, curve)
 
     def path_names(self) -> dict[Path, str]:
         """What each path is called where an algorithm was found under several of them.
@@ -694,7 +699,7 @@ def read_curves(paths: tuple[Path, ...], metric: str | None) -> tuple[list[Curve
         where = ", ".join(str(path) for path in paths)
         which = f" with {metric}" if metric else ""
         nothing = f"no finished runs in {where}{which}"
-        raise BadInput("; ".join([nothing, *collection.damaged]))
+        raise BadInput("; ".join([nothing, *collection.notes[:MAX_NOTES]]))
     for note in collection.damaged:
         print(note, file=sys.stderr)
     collection.tell_apart()

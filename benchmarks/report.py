@@ -28,8 +28,8 @@ shortest ends.
   seeds.
 - *evaluation*: mean return of the deterministic policy at the end, where the script reports it.
 - *met*: whether the evaluation, or else the final return, reaches the threshold. *steps to*,
-  *seconds to*: where the mean of the last twentieth of training first reaches it, the median of
-  the seeds; in brackets how many of them do.
+  *seconds to*: where the mean over a sliding window, a twentieth of the training, first reaches it;
+  the median of the seeds; in brackets how many of them do.
 - *steps/s*: of training, the median of the seeds. A reference's seconds hold whatever else ran on
   its machine.
 - *published*: what others report of the same algorithm after as many steps, within 2 %, the highest

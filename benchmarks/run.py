@@ -88,6 +88,7 @@ class Execution:
         for job, process in list(self.running.items()):
             if process.poll() is not None:
                 del self.running[job]
+                process.kill()  # what it has started, and left running
                 self.record_end(job, process.returncode)
 
     def record_end(self, job: Job, exit_status: int) -> None:
@@ -168,7 +169,7 @@ def select_jobs(options: RunOptions, suite_dir: Path) -> list[Job]:
 def locked(suite_dir: Path) -> Iterator[None]:
     """Lock the suite's folder for as long as the block runs. Raises BadInput if it is locked.
 
-    The lock is SQLite's on an empty database. Every system has that one, and releases it when the
+    The lock is SQLite's on an empty database. It works on every system, and is released when the
     process ends, however that happens.
     """
     path = suite_dir / "lock"
@@ -250,7 +251,8 @@ def run_jobs(jobs: list[Job], options: RunOptions, suite_dir: Path) -> int:
     else:
         workers = len(jobs)  # Ray decides how many run at once
     facts = {**provenance(), "workers": workers}
-    # A shell that starts the harness in the background has it ignore SIGINT.
+    # A shell that starts the harness in the background has it ignore SIGINT. With this a
+    # kill -INT ends the suite there, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tqdm.monitor_interval = 0  # tqdm's thread and a fork do not go together
     bar = tqdm(

@@ -15,10 +15,13 @@ RESAMPLES = 2000
 def resample(step: np.ndarray, value: np.ndarray, end: float) -> np.ndarray:
     """A curve's mean in each of BINS equal bins of (0, end], (BINS,).
 
-    `step` and `value` are (points,). A bin without a point is interpolated linearly.
+    `step` and `value` are (points,). A bin without a point is interpolated linearly, between the
+    means of the points at a step.
     """
     centres = (np.arange(BINS) + 0.5) * end / BINS
-    curve = np.interp(centres, step, value)
+    steps, place = np.unique(step, return_inverse=True)
+    means = np.bincount(place, weights=value) / np.bincount(place)
+    curve = np.interp(centres, steps, means)
     bins = np.ceil(step * BINS / end).astype(int) - 1
     inside = (bins >= 0) & (bins < BINS)
     count = np.bincount(bins[inside], minlength=BINS)
@@ -71,8 +74,8 @@ def bootstrap_interval(statistic, *samples: np.ndarray, axis: int = 0) -> np.nda
 def probability_of_improvement(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
     """P(X > Y), ties counted half, mean over the environments; Agarwal et al. 2021.
 
-    `samples` are X of each environment, then Y of each. In an environment the probability is the
-    Mann-Whitney U over its maximum.
+    `samples` are X of each environment, then Y of each, in one list, as SciPy's bootstrap passes
+    them. In an environment the probability is the Mann-Whitney U over its maximum.
     """
     count = len(samples) // 2
     probabilities = []
@@ -85,12 +88,12 @@ def probability_of_improvement(*samples: np.ndarray, axis: int = -1) -> np.ndarr
 
 
 def crossing(curve: np.ndarray, threshold: float) -> float:
-    """Where the mean of the last WINDOW bins first reaches the threshold, in bins from the start.
+    """Where the mean of the WINDOW bins before it first reaches the threshold, in bins.
 
     `curve` is (BINS,). The result is interpolated between bins, and infinite if there is no such
     place.
     """
-    means = np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")  # ends at bin WINDOW, WINDOW + 1…
+    means = np.convolve(curve, np.ones(WINDOW), "valid") / WINDOW  # of bins i to i + WINDOW - 1
     reached = np.flatnonzero(means >= threshold)
     if not reached.size:
         return np.inf

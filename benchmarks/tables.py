@@ -24,9 +24,11 @@ def format_number(number: float | None) -> str:
 
 def format_steps(steps: float) -> str:
     """A number of steps to three digits: 60 k, 1.25 M."""
+    if steps >= 999_500_000:
+        return f"{steps / 1e6:,.0f} M"
     if steps >= 999_500:
         return f"{steps / 1e6:.3g} M"
-    if steps >= 1000:
+    if steps >= 999.5:
         return f"{steps / 1e3:.3g} k"
     return f"{steps:.3g}"
 

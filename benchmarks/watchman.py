@@ -2,8 +2,9 @@
 
 The harness starts `python -m benchmarks.watchman`, and tells it on a pipe of each job:
 `start <mark>` before the job starts, `pid <number>` after. The pipe ends when the harness does,
-however that happens: every system sees to it. So nothing is polled. A job that the harness had no
-time to tell the number of is found by the mark in its environment.
+however that happens: every system sees to it. So nothing is polled. Two kinds of process are found
+by the mark in their environment: a job whose number the harness had no time to tell, and what a job
+has started, if the process between the two has ended.
 """
 
 import contextlib
@@ -25,12 +26,12 @@ def end_tree(process: psutil.Process) -> None:
                 member.kill()
 
 
-def find_marked(mark: str) -> list[psutil.Process]:
-    """The processes whose environment has the mark."""
+def find_marked(marks: set[str]) -> list[psutil.Process]:
+    """The processes whose environment has one of the marks."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
-            if process.environ().get(MARK) == mark:
+            if process.environ().get(MARK) in marks:
                 found.append(process)
     return found
 
@@ -38,21 +39,23 @@ def find_marked(mark: str) -> list[psutil.Process]:
 def search(mark: str) -> list[psutil.Process]:
     """The same, of a job that may be about to start."""
     end = time.monotonic() + SEARCH_SECONDS
-    found = find_marked(mark)
+    found = find_marked({mark})
     while not found and time.monotonic() < end:
         time.sleep(0.05)
-        found = find_marked(mark)
+        found = find_marked({mark})
     return found
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs = []
+    marks = set()
     starting = None
     for line in sys.stdin:
         event, value = line.split()
         if event == "start":
             starting = value
+            marks.add(value)
         else:
             starting = None
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
@@ -62,6 +65,8 @@ def main() -> None:
     for job in jobs:
         if job.is_running():  # and its number has not gone to another process
             end_tree(job)
+    for process in find_marked(marks):
+        end_tree(process)
 
 
 if __name__ == "__main__":

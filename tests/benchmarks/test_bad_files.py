@@ -400,7 +400,7 @@ def test_damaged_manifests_and_programs_that_cannot_run(suite, harness, tmp_path
     assert harness("run", path).returncode == 0
     damaged = tmp_path / "runs/s/A-v0__fake__1/manifest.json"
     damaged.write_text('{"complete": tr')
-    (tmp_path / "runs/s/B-v0__fake__1/manifest.json").write_text("[]")
+    (tmp_path / "runs/s/B-v0__fake__1/manifest.json").write_text('{"complete": 1}')
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF, or nearly so")
     program.chmod(0o755)

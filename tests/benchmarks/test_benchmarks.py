@@ -21,7 +21,7 @@ from scipy.stats import mannwhitneyu
 from benchmarks import BadInput
 from benchmarks.compare import compare_runs
 from benchmarks.groups import group_curves
-from benchmarks.jobs import parse_seeds, read_suite
+from benchmarks.jobs import parse_seeds, read_suite, resolve
 from benchmarks.options import CompareOptions
 from benchmarks.page import make_panels, make_styles
 from benchmarks.plots import draw_curves
@@ -156,7 +156,30 @@ def test_what_a_job_has_started_is_ended_with_it(suite, harness, tmp_path, numbe
     wait_for(lambda: not jobs_alive(tmp_path), seconds=2)
 
 
+@pytest.mark.slow
+def test_what_a_job_has_left_running_is_ended_when_the_job_ends(suite, harness, tmp_path):
+    path = suite("A-v0")
+    words = ["python", f"{tmp_path}/fake.py", "--env-id", "A-v0", "--seconds", "60"]
+    program = f"import subprocess, sys\nsubprocess.Popen({words})\nsys.exit(1)"
+    (tmp_path / "leaver.py").write_text(program)
+    cell = f'{{ env_id = "A-v0", name = "n", command = "python {tmp_path}/leaver.py" }}'
+    path.write_text(f'seeds = "1"\ncells = [{cell}]')
+    assert harness("run", path).returncode == 1
+    wait_for(lambda: not jobs_alive(tmp_path), seconds=2)
+
+
+def test_a_folder_with_a_manifest_of_another_program_is_kept(suite, harness, tmp_path):
+    folder = tmp_path / "runs" / "s" / "A-v0__fake__1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"name": "an application"}')
+    (folder / "precious.txt").write_text("kept")
+    done = harness("run", suite("A-v0"))
+    assert done.returncode == 2 and "manifest.json is not the harness's" in done.err
+    assert (folder / "precious.txt").read_text() == "kept"
+
+
 CELL = 'script = "a2c.py", env_id = "A-v0"'
+TRUE = 'command = "true", env_id = "A-v0"'
 
 
 def suite_text(cell: str = CELL, seeds: str = 'seeds = "1"') -> str:
@@ -178,6 +201,8 @@ def suite_text(cell: str = CELL, seeds: str = 'seeds = "1"') -> str:
         (suite_text(f'{CELL}, flags = "--gamma 1 --seed 7"'), "has --seed, which seeds sets"),
         (suite_text(f'{CELL}, flags = "--env_id=B-v0"'), "has --env_id=B-v0, which env_id sets"),
         (suite_text(f'{CELL}, flags = "--total-timesteps 9"'), "which steps sets"),
+        (suite_text(f"{TRUE}, name = 'n', steps = 9"), "does nothing with steps"),
+        (suite_text(f"{TRUE}, name = 'n' }}, {{ {TRUE}, name = 'N'"), "is there twice"),
         ('seeds = "1"', "no cells"),
         ("seeds = 1 1", "s.toml"),
         (None, "No such file"),
@@ -206,6 +231,10 @@ def test_flags_that_cannot_be_followed(harness, tmp_path, words, said):
     (tmp_path / "s.toml").write_text(suite_text())
     assert_refused(harness("run", tmp_path / "s.toml", *words), said)
     assert not (tmp_path / "runs").exists()
+
+
+def test_words_of_a_command_line_that_only_look_like_a_program():
+    assert resolve(("echo", "--config=a.py", "python")) == ["echo", "--config=a.py", "python"]
 
 
 def test_seeds():
@@ -238,6 +267,8 @@ def test_a_curve_on_the_grid_and_its_area():
     assert with_more_after_the_end.max() == 7
     x = np.linspace(0, 1, 5000)
     assert abs(resample(x, x**2, 1).mean() - 1 / 3) < 1e-3
+    several_at_a_step = resample(np.array([10, 10, 1000, 1000]), np.array([1, 3, 4, 0.0]), 1000)
+    np.testing.assert_allclose(several_at_a_step, 2)
 
 
 def test_the_interval_covers_the_truth_at_about_its_rate():
@@ -287,6 +318,8 @@ def test_where_a_curve_reaches_a_threshold():
     one_lucky_bin = np.where(np.arange(BINS) == 30, 1.0, 0.0)
     assert crossing(one_lucky_bin, 0.5) == np.inf
     assert crossing(one_lucky_bin + 1, 0.5) == WINDOW
+    for level in range(-20, 20):  # exactly at the threshold
+        assert crossing(np.full(BINS, float(level)), level) == WINDOW
     assert upper_median([3, 1, np.inf]) == 3
     assert upper_median([1, np.inf]) == np.inf
 

@@ -127,6 +127,19 @@ def test_the_watchman_ends_a_job_and_what_it_has_started(watchman, start_job, to
     assert other.poll() is None
 
 
+def test_the_watchman_ends_what_a_job_has_started_and_is_nobodys_child(watchman):
+    grandchild = [sys.executable, "-c", "import time; time.sleep(60)"]
+    child = [sys.executable, "-c", f"import subprocess; subprocess.Popen({grandchild!r})"]
+    program = f"import subprocess, time; subprocess.run({child!r}); time.sleep(60)"
+    job = LocalProcess([sys.executable, "-c", program], "four", dict(os.environ))
+    wait_for(lambda: len(find_marked({"four"})) == 2 and not psutil.Process(job.pid).children())
+    [orphan] = [process for process in find_marked({"four"}) if process.pid != job.pid]
+    watchman.stdin.write(f"start four\npid {job.pid}\n")
+    watchman.communicate()
+    assert job.wait(5) != 0
+    wait_for(lambda: has_ended(orphan), seconds=5)
+
+
 def test_the_watchman_leaves_alone_what_has_ended(watchman):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     watchman.stdin.write(f"start one\npid {ended.pid}\n")
@@ -154,7 +167,7 @@ def test_what_a_job_has_started_is_killed_after_the_job_and_its_parent_have_ende
     command = [sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"]
     job = LocalProcess(command, "the mark of a job that has ended", dict(os.environ))
     assert job.wait(10) == 0
-    [orphan] = find_marked("the mark of a job that has ended")
+    [orphan] = find_marked({"the mark of a job that has ended"})
     job.kill()
     wait_for(lambda: has_ended(orphan), seconds=5)
 

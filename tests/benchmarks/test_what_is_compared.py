@@ -6,15 +6,19 @@ import re
 from pathlib import Path
 
 import markdown
+import numpy as np
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import BadInput
 from benchmarks.compare import compare_runs
+from benchmarks.groups import caveats, group_curves
 from benchmarks.options import CompareOptions
+from benchmarks.page import sort_key
 from benchmarks.plots import picture_names
 from benchmarks.readers import read_curves
-from benchmarks.tables import escape_markdown, markdown_table
-from made_up_logs import job_manifest, read_csv, run_config, straight_line, write_log
+from benchmarks.tables import escape_markdown, format_steps, markdown_table
+from made_up_logs import MEASURED, job_manifest, read_csv, run_config, straight_line, write_log
 
 SUMMARY = {"eval_return_mean": 9, "global_step": 1000}
 
@@ -169,6 +173,69 @@ def test_a_run_of_ours_without_its_json_files_is_not_read_as_another_librarys(
 
 
 # ---------------------------------------------------------------- another metric
+
+
+def test_a_reference_that_another_file_has_too_is_noted(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        rows = "run,step,episodic_return,seconds\nA-v0__ppo__1,1,2,3\nA-v0__ppo__1,2,2,4\n"
+        (tmp_path / folder / "cleanrl-ppo-A-v0.csv").write_text(rows)
+    curves, [note] = read_curves((tmp_path,), None)
+    assert len(curves) == 1 and f"left out for {curves[0].path}" in note
+
+
+def test_a_reference_of_an_environment_with_a_slash(tmp_path):
+    rows = "run,step,episodic_return,seconds\nALE/Pong-v5__ppo__1,1,2,3\n"
+    (tmp_path / "cleanrl-ppo-ALE-Pong-v5.csv").write_text(rows)
+    [curve], _ = read_curves((tmp_path,), None)
+    assert (curve.env_id, curve.algorithm) == ("ALE/Pong-v5", "cleanrl-ppo")
+
+
+def test_a_tag_that_is_no_scalar_has_no_points(tmp_path):
+    with SummaryWriter(tmp_path / "A-v0__x__1__1") as writer:
+        writer.add_histogram("weights", np.arange(9), 1)
+    with pytest.raises(BadInput, match="no weights in its log"):
+        read_curves((tmp_path,), "weights")
+
+
+def test_runs_and_their_report_where_the_commit_is_unknown(tmp_path):
+    """As of a copy without git. The suite's threshold holds in the report of the report, too."""
+    measured = {**MEASURED, "commit": None}
+    manifest = job_manifest("Acrobot-v1", "x", 1, threshold=-90, **measured)
+    write_log(tmp_path / "runs" / "Acrobot-v1__x__1", straight_line(-0.1), manifest=manifest)
+    for source, out in (("runs", "first"), ("first", "second")):
+        compare_runs(CompareOptions((tmp_path / source,), out=tmp_path / out))
+        [row] = read_csv(tmp_path / out / "table.csv")
+        assert float(row["threshold"]) == -90
+        assert "Measured at commit unknown: abacus" in (tmp_path / out / "report.md").read_text()
+
+
+def test_seeds_of_another_choice_are_not_missing(tmp_path):
+    for algorithm, seeds in (("x", (1, 2, 3)), ("y", (1, 3)), ("z", (11, 12))):
+        for seed in seeds:
+            write_job(tmp_path / "suite", algorithm, seed)
+    curves, _ = read_curves((tmp_path / "suite",), None)
+    missing = [note for note in caveats(group_curves(curves, None, True)) if "no seed" in note]
+    assert missing == ["A-v0, y: no seed 2, which others have"]
+
+
+def test_an_evaluation_that_some_runs_lack(tmp_path):
+    write_job(tmp_path / "suite", "x", 1, summary=SUMMARY)
+    write_job(tmp_path / "suite", "x", 2, summary={**SUMMARY, "eval_return_mean": None})
+    curves, _ = read_curves((tmp_path / "suite",), None)
+    notes = caveats(group_curves(curves, None, True))
+    assert "A-v0, x: the evaluation is of 1 of 2 seeds" in notes
+
+
+@pytest.mark.parametrize(
+    "steps, text", [(999.6, "1 k"), (1e9, "1,000 M"), (60_000, "60 k"), (1_250_000, "1.25 M")]
+)
+def test_steps_in_a_table(steps, text):
+    assert format_steps(steps) == text
+
+
+def test_a_name_that_looks_like_a_number_is_sorted_as_a_name():
+    assert sort_key("1.0.2") == "1.0.2" and sort_key("1,234.5 (3 to 4)") == 1234.5
 
 
 def test_another_tag_than_returns_has_no_scores_thresholds_and_references(tmp_path):
