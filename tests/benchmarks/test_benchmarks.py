@@ -378,6 +378,7 @@ def test_a_resumed_log_and_one_cut_short(tmp_path):
     assert len(curves) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "taken_up, steps",
     [
@@ -563,6 +564,7 @@ def test_a_report_on_another_metric_is_not_taken_for_returns(harness, tmp_path):
     assert_refused(harness("compare", tmp_path / "kl", "--out", tmp_path / "report"), said)
 
 
+@pytest.mark.slow
 def test_a_damaged_report_is_left_out(harness, tmp_path):
     """Each of its files, cut off and with a word in place of a number."""
     write_log(tmp_path / "runs" / "A-v0__x__1__1", straight_line(1))

@@ -148,6 +148,7 @@ def test_a_table_that_is_none(tmp_path, row, said):
     assert str(refusal.value).startswith(str(path)) and said in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_not_there_is_refused(harness, tmp_path):
     write_run(tmp_path / "runs", "ppo_clip", 1, 200)
     words = ("--published", tmp_path / "none.csv", "--out", tmp_path / "report")

@@ -92,6 +92,7 @@ def test_start_and_check(exercises, tmp_path):
     assert exercises("start", "gae", "mine.py")[0] == 0 and (tmp_path / "mine.py").exists()
 
 
+@pytest.mark.slow
 def test_the_blank_compiles_and_keeps_the_docstring():
     for exercise in EXERCISES:
         text = blank(exercise)
