@@ -204,11 +204,23 @@ def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
 
 
 class Critic(nn.Module):
-    """Q_φ(s, a), (B,), of normalised observations (B, obs_dim) and actions (B, act_dim)."""
+    """Q_φ(s, a), (B,), of normalised observations (B, obs_dim) and actions (B, act_dim).
+
+    Layer norm bounds the last hidden units, and so Q, by the weights alone. So Q is not large just
+    because an action is far from those in the data. Ball et al. 2023, arXiv:2302.02948.
+    """
 
     def __init__(self, obs_dim: int, act_dim: int):
         super().__init__()
-        self.net = relu_mlp(obs_dim + act_dim, 1)
+        self.net = nn.Sequential(
+            nn.Linear(obs_dim + act_dim, 256),
+            nn.LayerNorm(256),
+            nn.ReLU(),
+            nn.Linear(256, 256),
+            nn.LayerNorm(256),
+            nn.ReLU(),
+            nn.Linear(256, 1),
+        )
 
     def forward(self, x: Tensor, action: Tensor) -> Tensor:
         return self.net(torch.cat([x, action], -1)).squeeze(-1)

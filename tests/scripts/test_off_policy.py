@@ -64,13 +64,22 @@ def rows_of(batch) -> list[Row]:
 
 
 def forward(net: nn.Module, *inputs: Tensor) -> Tensor:
-    """A network's output for one sample, one layer at a time, without the tanh of an actor."""
+    """A network's output for one sample, one layer at a time, without the tanh of an actor.
+
+    A layer has a weight and a bias; that of a layer norm is a vector. A ReLU stands before every
+    linear layer but the first.
+    """
     parameters = list(net.parameters())
     x = torch.cat(inputs)
     for i, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2])):
-        if i > 0:
+        is_linear = weight.ndim == 2
+        if is_linear and i > 0:
             x = torch.where(x > 0, x, 0)
-        x = (weight * x).sum(1) + bias
+        if is_linear:
+            x = (weight * x).sum(1) + bias
+        else:
+            variance = (x - x.mean()).square().mean()
+            x = weight * (x - x.mean()) / (variance + 1e-5).sqrt() + bias
     return x
 
 

@@ -42,6 +42,9 @@ VARIANTS = {
         ["td3"],
         ["sac"],
     ],
+    # Layer norm, which sac.py has no use for.
+    "Critic": [["sac"]],
+    "Critic.__init__": [["sac"]],
     "Agent.normalize": [["dagger"]],  # it always normalises
     "Agent.to_env": [["ddpg", "sac", "td3"]],  # Box actions alone, within the bounds by themselves
     "Agent.sample": [["sac"]],  # with log π, by the tanh's density
