@@ -30,7 +30,7 @@ Algorithm   repeat until the budget of environment steps is spent
            y ← r + γ (1 − terminated) V̄(s')
            φᵢ ← one Adam step on the mean of (Q_φᵢ(s, a) − y)², i = 1, 2
            θ ← one Adam step on α log π_θ(a|s) − minᵢ Q_φᵢ(s, a), with a = tanh(μ + σ ε)
-           α ← one Adam step towards an entropy of −act_dim (a density can have a negative one)
+           α ← one Adam step towards an entropy of −act_dim/2 (a density's can be negative)
            φ̄ᵢ ← φ̄ᵢ + τ (φᵢ − φ̄ᵢ)
     4. log every 100 steps
 
@@ -44,7 +44,7 @@ Symbols     B transitions in a minibatch
     θ agent.actor   φ₁, φ₂ agent.q1, agent.q2   φ̄ᵢ target_q1, target_q2   α temperature()
 
 New after td3.py: a stochastic actor, which explores by itself and smooths the target by itself; the
-entropy term; and its temperature α.
+entropy term; and its temperature α. The critics have no layer norm.
 
 Run         python sac.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L4, "Soft policy iteration" and "Soft actor-critic (SAC)"; L5, pages 52 to 59 and 62
@@ -124,7 +124,7 @@ class Args:
     policy_frequency: int = 1
     """the actor and the temperature are updated once in so many updates of the critics"""
     autotune: bool = True
-    """tune the temperature α, from 1, towards an entropy of −act_dim nats"""
+    """tune the temperature α, from 1, towards an entropy of −act_dim/2 nats"""
     alpha: float = 0.2
     """temperature α of --no-autotune"""
     norm_obs: bool = True
@@ -450,6 +450,7 @@ def train(args: Args) -> None:
     alpha_optimizer = Adam(temperature.parameters(), lr=args.q_lr, fused=True)
     obs_dim = envs.single_observation_space.shape[0]
     act_dim = envs.single_action_space.shape[0]
+    target_entropy = -act_dim / 2  # the second paper has −act_dim; the policy keeps more noise so
     buffer = ReplayBuffer(args.buffer_size, obs_dim, act_dim, device)
     if args.compile:
         # Compile only forward: compiling the module would rename its parameters in checkpoints.
@@ -542,7 +543,7 @@ def train(args: Args) -> None:
                     run.metric("losses/entropy", entropy)
                     run.metric("losses/alpha", alpha)
                     if args.autotune:
-                        alpha_loss = temperature_loss(temperature(), entropy, -act_dim)
+                        alpha_loss = temperature_loss(temperature(), entropy, target_entropy)
                         alpha_optimizer.zero_grad()
                         alpha_loss.backward()
                         alpha_optimizer.step()

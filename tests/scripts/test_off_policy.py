@@ -542,8 +542,8 @@ def test_every_update_of_sac_is_that_of_the_formulas(updates_of, policy_frequenc
             assert update.metrics["losses/alpha"] == pytest.approx(alpha)
         if with_actor and autotune:
             [gradient] = update.gradients[2]
-            # Of α (H + act_dim) in log α.
-            assert gradient.item() == pytest.approx(alpha * (entropy.item() + 2), rel=1e-4)
+            # Of α (H + act_dim / 2) in log α; act_dim is 2.
+            assert gradient.item() == pytest.approx(alpha * (entropy.item() + 1), rel=1e-4)
 
         targets = {"target_q1": "q1", "target_q2": "q2"}
         critics = {"agent.q1", "agent.q2"}
