@@ -30,7 +30,6 @@ Algorithm   repeat until the budget of environment steps is spent
            R̂_t ← Â_t + V_φ(s_t)
            for each minibatch: θ, φ ← one Adam step on −L
     4. d ← E_t[ D_KL(π_θk ‖ π_θ) ];  β ← 2 β if d ≥ 1.5 d_targ,  β / 2 if d ≤ d_targ / 1.5
-       d_targ falls linearly to 0 over the budget, as the step size does
     5. in the first half of the budget, update the statistics that normalise observations; log
 
 Symbols     T steps, N environments. gymnasium spends the step after an episode's end on the reset
@@ -123,8 +122,6 @@ class Args:
     """largest L2 norm of the gradient; a larger one is scaled down to it"""
     target_kl: float = 0.03
     """KL(π_θk ‖ π_θ) that an update should end with, in nats, d_targ"""
-    anneal_kl: bool = True
-    """lower d_targ linearly to zero over the budget"""
     kl_coef: float = 1.0
     """weight of the KL penalty in the first update, β; 0 switches it off"""
     early_stop: bool = True
@@ -532,11 +529,6 @@ def train(args: Args) -> None:
         if args.anneal_lr:
             lr *= 1 - run.count.global_step / args.total_timesteps
         optimizer.param_groups[0]["lr"] = lr
-        target_kl = args.target_kl  # d_targ of this rollout
-        if args.anneal_kl:
-            # Beside a constant target, β would fall with the step size: the policy would go on
-            # moving as far as in the beginning.
-            target_kl *= 1 - run.count.global_step / args.total_timesteps
 
         # 1. Run the policy for T steps in N environments.
         rollout = collector.collect(args.num_steps)
@@ -605,13 +597,13 @@ def train(args: Args) -> None:
             with torch.no_grad():
                 out = agent.actor(batch_x)
                 update_kl = agent.kl(batch_old_out, batch_old_log_std, out).mean().item()
-            if args.early_stop and update_kl > 1.5 * target_kl:
+            if args.early_stop and update_kl > 1.5 * args.target_kl:
                 break
 
         # 4. Adapt β to how far the whole update went.
         run.metric("losses/kl", update_kl)
         run.metric("losses/kl_coef", kl_penalty.coef)
-        kl_penalty.adapt(update_kl, target_kl)
+        kl_penalty.adapt(update_kl, args.target_kl)
 
         # 5. Update the observation statistics for the next rollout; log; save when it is time. In
         # the second half of the budget the statistics stay as they are: a new deviation moves the
@@ -624,7 +616,6 @@ def train(args: Args) -> None:
         explained_variance = 1 - unexplained / (batch_target.var(correction=0) + 1e-8)
         run.metric("losses/explained_variance", explained_variance)
         run.metric("charts/learning_rate", lr)
-        run.metric("charts/target_kl", target_kl)
         run.log(int(valid.sum()), rollout.episodes)
 
     run.finish(export(agent))  # saves and evaluates the deterministic policy

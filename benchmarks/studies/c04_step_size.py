@@ -71,7 +71,7 @@ Line = dict[str, np.ndarray]
 SCRIPTS = {"none": ppo_kl, "kl": ppo_kl, "clip": ppo_clip}
 METHOD_FLAGS = {  # the penalty and the clip alone
     "none": {"kl_coef": 0.0, "early_stop": False},
-    "kl": {"early_stop": False, "anneal_kl": False},
+    "kl": {"early_stop": False},
     "clip": {"target_kl": 1e9},
 }
 TARGET_KL = ppo_kl.Args.target_kl

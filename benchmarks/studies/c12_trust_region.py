@@ -124,7 +124,7 @@ def mean_kl(old_agent, agent, rollout) -> float:
 def measure(env_id: str, method: Method) -> list[ShortRun]:
     """A short training of each seed."""
     flags = {"env_id": env_id, "total_timesteps": SHORT_STEPS, **method.flags}
-    if method.script in (trpo, ppo_kl):
+    if method.script is trpo:
         flags["anneal_kl"] = False  # one bound for all updates
     return [train_and_measure(method.script, seed=seed, **flags) for seed in SHORT_SEEDS]
 

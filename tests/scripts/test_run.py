@@ -495,13 +495,11 @@ def test_early_stop_ends_an_update_of_ppo_kl_after_its_first_epoch(short_run, fl
 def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(
     short_run, completed_run
 ):
-    # A target that an update meets, misses and passes.
-    run_dir = short_run("ppo_kl", "--target-kl", 0.003)
+    target = 0.003  # which an update meets, misses and passes
+    run_dir = short_run("ppo_kl", "--target-kl", target)
     completed_run("ppo_kl", "--resume", "r", "--total-timesteps", 40_000, "--eval-episodes", 2)
-    kls = scalar_values(run_dir, "losses/kl")
-    targets = scalar_values(run_dir, "charts/target_kl")
     factors = []
-    for kl, target in zip(kls, targets, strict=True):
+    for kl in scalar_values(run_dir, "losses/kl"):
         if kl >= 1.5 * target:
             factors.append(2)
         elif kl <= target / 1.5:
@@ -514,18 +512,6 @@ def test_the_kl_coefficient_of_ppo_kl_follows_the_rule_and_survives_a_resume(
     assert len(coef) >= 19 and len(set(factors)) == 3
     saved = checkpoint(run_dir)["kl_penalty"]["coef"]
     assert saved == coef[-1] * factors[-1]
-
-
-@pytest.mark.parametrize("script", ["ppo_kl", "trpo"])
-def test_the_target_of_the_kl_falls_to_nothing(script, short_run):
-    constant = short_run(script, "--target-kl", 0.02, "--no-anneal-kl", run_dir="constant")
-    annealed = short_run(script, "--target-kl", 0.02, run_dir="annealed")
-    values = scalar_values(constant, "charts/target_kl")
-    assert {round(value, 6) for value in values} == {0.02}
-    start = 0  # an iteration's target is set at its start
-    for step, value in scalars(annealed)["charts/target_kl"]:
-        assert abs(value - 0.02 * (1 - start / 8192)) < 1e-6
-        start = step
 
 
 def test_ppo_kl_logs_the_exact_kl_between_the_policies_before_and_after_an_update(

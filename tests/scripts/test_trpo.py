@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 import a2c
 import trpo
 from helpers import agent_for
-from run_folder import checkpoint, scalar_values
+from run_folder import checkpoint, scalar_values, scalars
 
 ENVS = ["CartPole-v1", "tiny_envs:IdentityBox-v0"]
 NUM_STEPS = 40
@@ -165,6 +165,18 @@ def test_every_accepted_step_keeps_to_the_trust_region(completed_run, tmp_path, 
         if was_accepted:
             assert kl <= bound and gain > 0
     assert max(kls) > 0.01  # the region is used
+
+
+def test_the_trust_region_shrinks_to_nothing(short_run):
+    flags = ("--target-kl", 0.02)
+    constant = short_run("trpo", *flags, "--no-anneal-kl", run_dir="constant")
+    annealed = short_run("trpo", *flags, run_dir="annealed")
+    values = scalar_values(constant, "charts/target_kl")
+    assert {round(value, 6) for value in values} == {0.02}
+    start = 0  # an iteration's bound is set at its start
+    for step, value in scalars(annealed)["charts/target_kl"]:
+        assert abs(value - 0.02 * (1 - start / 8192)) < 1e-6
+        start = step
 
 
 def test_without_the_line_search_every_step_is_taken_whole(completed_run, tmp_path):

@@ -56,7 +56,7 @@ def test_the_line_starts_and_ends_where_the_update_did(env_id, monkeypatch):
 
     monkeypatch.setattr(ppo_kl.Run, "metric", recording_metric)
     flags = {"env_id": env_id, "num_envs": 8, "num_steps": 32, "seed": 3}
-    steps_of_update = {"update_epochs": 4, "learning_rate": 1e-2, "anneal_kl": False}
+    steps_of_update = {"update_epochs": 4, "learning_rate": 1e-2}
     records = c04_step_size.record(ppo_kl, total_timesteps=6 * 256, **steps_of_update, **flags)
     iteration = records[4]  # of the second half, in which the statistics stay
     before = iteration.before
