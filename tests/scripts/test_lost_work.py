@@ -1,6 +1,7 @@
 """Nothing is lost: two runs in one folder, a second start, what fails late, weights of NaN."""
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -243,6 +244,7 @@ class TestFolders:
         process = start("ppo_clip", *LONG, "--run-dir", "r")
         wait_for(lambda: logged_bytes(tmp_path / "r") > SOME_ITERATIONS, 60, process)
         process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # all its threads have stopped
         shutil.rmtree(tmp_path / "r")
         process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
