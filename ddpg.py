@@ -122,7 +122,7 @@ class Args:
     """share by which the targets move towards the networks, τ"""
     policy_frequency: int = 2
     """the actor is updated once in so many updates of the critic"""
-    exploration_noise: float = 0.1
+    exploration_noise: float = 0.2
     """deviation of the noise on the action, in units in which the bounds are [−1, 1], σ"""
     norm_obs: bool = True
     """normalise observations by the mean and deviation of the first, random steps"""
@@ -192,9 +192,9 @@ def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
     """Two hidden layers of 256 ReLU units."""
     return nn.Sequential(
         nn.Linear(num_inputs, 256),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(256, 256),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(256, num_outputs),
     )
 
@@ -211,10 +211,10 @@ class Critic(nn.Module):
         self.net = nn.Sequential(
             nn.Linear(obs_dim + act_dim, 256),
             nn.LayerNorm(256),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(256, 256),
             nn.LayerNorm(256),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(256, 1),
         )
 

@@ -195,9 +195,9 @@ def relu_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
     """Two hidden layers of 256 ReLU units."""
     return nn.Sequential(
         nn.Linear(num_inputs, 256),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(256, 256),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(256, num_outputs),
     )
 
