@@ -37,6 +37,7 @@ VARIANTS = {
         ["reinforce"],
         ["reinforce_baseline"],
         ["a2c"],  # a smaller σ to begin with
+        ["ppo_kl"],  # the same
         ["dagger"],
         ["ddpg"],
         ["td3"],
