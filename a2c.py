@@ -98,7 +98,7 @@ class Args:
 
     # The algorithm
     learning_rate: float | None = None
-    """Adam's step size (None: 1.5e-3 for Discrete actions, 7e-4 for Box)"""
+    """Adam's step size (None: 1.5e-3 for Discrete actions, 1e-3 for Box)"""
     anneal_lr: bool = True
     """lower the step size linearly to zero over the budget"""
     num_envs: int = 16
@@ -428,7 +428,7 @@ def train(args: Args) -> None:
     envs = make_envs(args.env_id, args.num_envs)
     agent = Agent(envs.single_observation_space, envs.single_action_space).to(device)
     if args.learning_rate is None:
-        args.learning_rate = 1.5e-3 if agent.discrete else 7e-4
+        args.learning_rate = 1.5e-3 if agent.discrete else 1e-3
     if args.gamma is None:
         args.gamma = 0.995 if agent.discrete else 0.99
     if args.ent_coef is None:
