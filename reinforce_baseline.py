@@ -474,7 +474,7 @@ AT_LEAST_1 = ["total_timesteps", "num_envs", "value_epochs", "batch_size", "eval
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"target_return": -1e15}
 MOST = {"gamma": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# What a resumed run cannot change: the checkpoint's parts were made for these.
+# What a resumed run cannot change: what its checkpoint holds was learned with these.
 FIXED = ["env_id", "norm_obs", "baseline"]
 
 
@@ -484,6 +484,7 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
         size = f"one step of each of --num-envs {args.num_envs}"
         fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
     flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.shape != (0,)
+    # A Box without bounds has infinite ones, or the largest number of float32.
     bounded_box = flat_box and np.abs([action.low, action.high]).max() < 1e30
     if not bounded_box and not isinstance(action, Discrete):
         fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
@@ -496,7 +497,7 @@ def set_threads() -> None:
 
 
 def export(agent: Agent) -> dict:
-    """The deterministic policy as plain data, for load_policy."""
+    """The deterministic policy as plain data, for load_policy. Run.finish adds what it is for."""
     linear_layers = agent.actor[::2]  # activations stand between them
     return {
         "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
@@ -511,14 +512,22 @@ def export(agent: Agent) -> dict:
 
 # ---------------------------------------------------------------- the same in every script
 
+# It is copied, not imported, so that a script runs wherever it is put. In this order:
+#     environments and evaluation     make_envs, evaluate
+#     the saved policy                load_policy
+#     the run                         Run: its folder, log, checkpoints and orderly end
+#     files                           written whole or not at all
+#     the command line                parse_args, and check before anything is written
+#     the program                     main
+
+# -------------------------------- environments and evaluation
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
 INTERVAL_EPISODES = 10  # of an evaluation during the training
-# What a seed is for. derive_seed mixes this in, so that no two uses get the same episodes.
-# Not every script uses all.
+# What a seed is for. With it mixed in, evaluation has other episodes than training.
 TRAINING = 0
 EVALUATION = 1
-ACTIONS = 2
+ACTIONS = 2  # which only some scripts need
 
 
 def derive_seed(*numbers: int) -> int:
@@ -531,13 +540,13 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
 
     Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
     observation. The step after it only resets: its action is ignored, its reward is 0.
-    Environments without a time limit get one.
+    Environments without a time limit get one, but for native vector versions: `check` refuses them.
     """
     envs = gym.make_vec(env_id, num_envs)
     if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # In spite of this limit envs.spec.max_episode_steps stays None: Run takes that as a sign
-        # that the limit is ours.
+        # gymnasium does not note this limit in envs.spec, where it stays None. So Run knows that
+        # the limit is ours, and says so.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
 
@@ -558,6 +567,7 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> tuple[np.ndarray,
     returns = np.zeros(envs.num_envs)
     lengths = np.zeros(envs.num_envs, dtype=int)
     running = np.ones(envs.num_envs, dtype=bool)
+    # Environments that are filmed or shown do not come from make_envs, and may have no limit.
     limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     for _ in range(limit):
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
@@ -581,10 +591,11 @@ def evaluate_again(args: Args) -> None:
     """--evaluate: run a saved policy, and say how it does. Nothing is trained."""
     set_threads()
     folder = Path(args.evaluate)
-    policy = load_policy(folder / "policy.pt")
+    saved = load_whole(folder / "policy.pt")
+    policy = make_policy(saved)
     seed = derive_seed(args.seed, EVALUATION)
     envs = make_envs(args.env_id, args.eval_episodes)
-    check_spaces(load_whole(folder / "policy.pt"), envs)
+    check_spaces(saved, envs)
     if args.render is None:
         returns, lengths = evaluate(policy, envs, seed)
     else:
@@ -593,6 +604,7 @@ def evaluate_again(args: Args) -> None:
         env = gym.make_vec(args.env_id, 1, "sync", render_mode=args.render)
         episodes = []
         for i in range(args.eval_episodes):
+            # gymnasium gives environment i of several the seed plus i: these are the same episodes.
             [episode_return], [length] = evaluate(policy, env, seed + i)
             say(f"episode {i + 1}: return {episode_return:.1f}, {length} steps")
             episodes.append((episode_return, length))
@@ -611,8 +623,9 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
     obs = envs.single_observation_space
     action = envs.single_action_space
     if saved["head"] == "argmax":
-        num_actions = len(saved["layers"][-1][1])
-        same_actions = action == gym.spaces.Discrete(num_actions, start=int(saved["low"]))
+        _, last_bias = saved["layers"][-1]
+        first_action = int(saved["low"])
+        same_actions = action == gym.spaces.Discrete(len(last_bias), start=first_action)
     else:
         same_actions = isinstance(action, Box) and np.array_equal(action.low, saved["low"])
         same_actions = same_actions and np.array_equal(action.high, saved["high"])
@@ -621,8 +634,11 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
         fail(f"the policy is for {made_for}, not for {obs} and {action}")
 
 
+# -------------------------------- the saved policy
+
+
 def load_whole(path: str | Path) -> dict:
-    """Test the checksums of a file of torch's, which torch.load does not, and load it.
+    """Load a file that torch.save has written, if its checksums hold. torch.load ignores them.
 
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
@@ -668,6 +684,9 @@ def make_policy(saved: dict):
     return policy
 
 
+# -------------------------------- the run
+
+
 class Adam(torch.optim.Adam):
     """torch.optim.Adam without the decorators of its methods, which saves 1 s at the start.
 
@@ -698,7 +717,9 @@ class Run:
     """A run's folder, counters, log and checkpoints, and its orderly end.
 
     A checkpoint holds the arguments, the counters, the last returns, the random state and `parts`:
-    named objects with a state_dict.
+    named objects with a state_dict. It is written at the start, at intervals, and at the end. After
+    that come policy.pt and, last, summary.json. A signal ends the run after the iteration it came
+    in, with a checkpoint and without a policy.
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
@@ -710,7 +731,7 @@ class Run:
         self.last100 = []  # returns of the last 100 episodes
         self.metrics = {}  # tag → values since the last log line
         self.interrupted_by = 0  # number of a signal
-        self.dir, self.lock = make_folder(args)
+        self.dir, self.lock = make_folder(args)  # the lock holds as long as this object is there
         if args.resume is not None:
             self.restore()
         self.wandb = start_wandb(args, self.dir) if args.track else None
@@ -741,10 +762,10 @@ class Run:
             torch.set_rng_state(checkpoint["rng"])
             num_gpus = torch.cuda.device_count()  # there may be fewer now
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
-        except Exception as error:  # every kind of misfit raises a type of its own
+        except Exception as error:  # what does not fit raises one of many types
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when the old target was reached, and see whether the new one is.
+            # Forget when the old target was reached. The new one may be reached already.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -758,6 +779,7 @@ class Run:
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
     def note_whether_solved(self) -> None:
+        """Solved is what reaches --target-return or, without one, gymnasium's reward_threshold."""
         solved_return = self.args.target_return
         if solved_return is None:
             solved_return = self.envs.spec.reward_threshold
@@ -770,7 +792,7 @@ class Run:
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
-            # Not by print: it may be what was interrupted, and cannot be entered twice.
+            # Not by print: the signal may come in the middle of one, and a second one in it fails.
             os.write(2, b"\nfinishing this iteration; again to quit at once\n")
 
     def metric(self, tag: str, value: Tensor | float) -> None:
@@ -799,13 +821,13 @@ class Run:
         interval = self.args.eval_interval
         if interval > 0 and count.global_step // interval > last_step // interval:
             self.metric("eval/episodic_return", self.evaluate_now())
-        means = [torch.stack(values).mean() for values in self.metrics.values()]
-        means = torch.stack(means).tolist()  # one transfer from the GPU for all tags
-        means = dict(zip(self.metrics, means))
+        on_device = torch.stack([torch.stack(values).mean() for values in self.metrics.values()])
+        means = dict(zip(self.metrics, on_device.tolist()))  # one transfer from the GPU for all
         self.metrics = {}
-        if not self.dir.is_dir():
+        if not self.dir.is_dir():  # not self.stop: there is no checkpoint any more to point to
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        with contextlib.suppress(FileNotFoundError):  # the folder was deleted just now
+        # If the folder is deleted between the test and the writing, the next iteration says so.
+        with contextlib.suppress(FileNotFoundError):
             for tag, mean in means.items():
                 self.writer.add_scalar(tag, mean, count.global_step)
         if self.wandb:
@@ -820,7 +842,8 @@ class Run:
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. It does not affect the training."""
         start = time.perf_counter()
-        # The tensors of export are the network's own, perhaps on a GPU. Make a copy on the CPU.
+        # The tensors of export are the network's own, perhaps on a GPU. Saving and loading them
+        # copies them all to the CPU.
         saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
         policy = make_policy(saved)
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
@@ -840,9 +863,10 @@ class Run:
             self.last_print = time.perf_counter()
 
     def save(self) -> None:
-        """Write checkpoint.pt. Weights or data that are not finite stop the run instead."""
-        self.writer.flush()
+        """Write checkpoint.pt. A weight or statistic that is not finite stops the run instead."""
+        self.writer.flush()  # so that the curves reach as far as the checkpoint
         state = {name: part.state_dict() for name, part in self.parts.items()}
+        # An optimizer's tensors lie deeper, and are not tested: weights follow them soon enough.
         for name, part_state in state.items():
             for key, value in part_state.items():
                 if isinstance(value, Tensor) and not value.isfinite().all():
@@ -878,7 +902,7 @@ class Run:
         policy["action_space"] = str(self.envs.single_action_space)
         write_whole(self.dir / "policy.pt", to_bytes(policy))
         act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
-        if not args.save_model:
+        if not args.save_model:  # it was written for the evaluation alone
             (self.dir / "policy.pt").unlink()
         seed = derive_seed(args.seed, EVALUATION)
         returns, _ = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
@@ -920,6 +944,9 @@ def handle_signals(handler) -> None:
     # Windows has no SIGHUP. Under nohup it is ignored, and stays so.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, handler)
+
+
+# -------------------------------- files
 
 
 def make_folder(args: Args) -> tuple[Path, FileLock]:
@@ -1004,7 +1031,9 @@ def to_json(content: dict) -> bytes:
 
 
 def to_bytes(content: dict) -> memoryview:
-    """What torch.save would write to a file."""
+    """What torch.save would write. It turns a full disk into a RuntimeError; writing these bytes
+    raises an OSError, which `main` expects.
+    """
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
@@ -1022,7 +1051,7 @@ def load_checkpoint(folder: str | Path) -> dict:
     try:
         checkpoint = load_whole(Path(folder, "checkpoint.pt"))
         script = checkpoint["script"]
-    except Exception as error:  # every kind of damage raises a type of its own
+    except Exception as error:  # damage raises one of many types
         reason = f"checkpoint.pt is missing or damaged ({type(error).__name__})"
         fail(f"--resume {folder} holds no run to continue: {reason}")
     if script != SCRIPT:
@@ -1030,7 +1059,11 @@ def load_checkpoint(folder: str | Path) -> dict:
     return checkpoint
 
 
-NO_NONE = (tyro.conf.DisallowNone,)  # so that "--resume None" means a folder of that name
+# -------------------------------- the command line
+
+# tyro would read the word None as Python's None. With this "--resume None" means a folder of that
+# name. So no flag can be set to None, which is only a default.
+NO_NONE = (tyro.conf.DisallowNone,)
 
 
 def parse_args() -> Args:
@@ -1056,7 +1089,7 @@ def parse_args_to_evaluate(args: Args) -> Args:
         fail("--render human needs a display; without one --capture-video films an episode")
     try:
         default = Args(env_id=load_whole(Path(args.evaluate, "policy.pt"))["env_id"])
-    except Exception as error:  # every kind of damage raises a type of its own
+    except Exception as error:  # damage raises one of many types
         reason = f"policy.pt is missing or damaged ({type(error).__name__})"
         fail(f"--evaluate {args.evaluate} holds no policy: {reason}")
     args = tyro.cli(Args, default=default, config=NO_NONE)
@@ -1081,19 +1114,26 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    # A finished run has policy.pt, unless it ran with --no-save-model.
-    is_finished = not args.save_model or Path(args.resume, "policy.pt").exists()
-    try:
-        json.loads(Path(args.resume, "summary.json").read_text())
-    except (OSError, ValueError):  # it was not written, or is damaged
-        is_finished = False
-    if is_finished and args == saved_args:
+    if args == saved_args and is_finished(args):
         say(f"{args.resume} is finished")
         sys.exit(0)
     return args
 
 
+def is_finished(args: Args) -> bool:
+    """Tell whether the run to resume has written all. Run.finish writes summary.json last."""
+    folder = Path(args.resume)
+    if args.save_model and not (folder / "policy.pt").exists():  # somebody has deleted it
+        return False
+    try:
+        json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):  # it was not written, or is damaged
+        return False
+    return True
+
+
 def check_numbers(args: Args) -> None:
+    """Refuse NaN, and numbers out of their range."""
     for name, value in asdict(args).items():
         least = LEAST.get(name, 0)
         most = MOST.get(name, 1e15)
@@ -1106,12 +1146,13 @@ def check(args: Args) -> None:
     """Find all that is wrong with the arguments, before anything is written."""
     check_numbers(args)
     for name in (args.run_dir, args.resume, args.exp_name):
-        if name is not None and not name.isprintable():  # it has bytes that are no characters
+        # Bytes that are not UTF-8 arrive as unprintable characters.
+        if name is not None and not name.isprintable():
             fail(f"{ascii(name)} cannot be the name of a folder here")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 2)  # two, as gymnasium then checks that their spaces agree
+        envs = make_envs(args.env_id, 2)  # gymnasium compares the spaces of two or more
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
     # make_envs sets no limit where an environment has a vector version of its own.
@@ -1136,6 +1177,7 @@ def check(args: Args) -> None:
 
 
 def take_one_step(envs: gym.vector.VectorEnv) -> None:
+    """Find out whether they work. They are closed, which also finishes a video."""
     envs.reset(seed=0)
     envs.step(envs.action_space.sample())
     envs.close()
@@ -1146,7 +1188,7 @@ def errors_of(what: str):
     """Say in a line what went wrong in here, and where in which file."""
     try:
         yield
-    except (Exception, SystemExit) as error:  # gymnasium's, an import's, the environment's own
+    except (Exception, SystemExit) as error:  # an environment may even call sys.exit
         if isinstance(error, SystemExit) and is_ours(error):
             raise  # fail has said why
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -1164,6 +1206,9 @@ def fail(message: str) -> NoReturn:
     one_line = " ".join(message.split())
     print(f"{SCRIPT}.py: {one_line}", file=sys.stderr)
     sys.exit(2)
+
+
+# -------------------------------- the program
 
 
 def set_up(args: Args) -> torch.device:
@@ -1184,12 +1229,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know "±". A file should get each line when it is printed.
         stream.reconfigure(errors="replace", line_buffering=True)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Run handles it
+    # Until Run handles it, Ctrl-C ends the program at once, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "SIGPIPE"):  # not on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
     args = parse_args()
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a run goes on if nobody listens: see say
     sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     try:
         if args.evaluate is None:
@@ -1202,8 +1248,9 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: the disk is full; what was saved before is kept ({error})")
     except (MemoryError, RuntimeError) as error:
-        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not no_memory and "allocate memory" not in str(error):
+        # On a CPU torch raises a plain RuntimeError, whose text tells.
+        is_plain = not isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if is_plain and "allocate memory" not in str(error):
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
