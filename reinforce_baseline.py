@@ -484,7 +484,7 @@ def check_own(args: Args, obs: Box, action: gym.Space) -> None:
         size = f"one step of each of --num-envs {args.num_envs}"
         fail(f"--total-timesteps {args.total_timesteps} is less than {size}")
     flat_box = isinstance(action, Box) and len(action.shape) == 1 and action.shape != (0,)
-    # A Box without bounds has infinite ones, or the largest number of float32.
+    # A Box without bounds has ±inf for them, or ±3.4e38, the largest number of float32.
     bounded_box = flat_box and np.abs([action.low, action.high]).max() < 1e30
     if not bounded_box and not isinstance(action, Discrete):
         fail(f"--env-id {args.env_id}: actions {action}, neither Discrete nor a flat, bounded Box")
@@ -497,7 +497,7 @@ def set_threads() -> None:
 
 
 def export(agent: Agent) -> dict:
-    """The deterministic policy as plain data, for load_policy. Run.finish adds what it is for."""
+    """The deterministic policy as plain data, for load_policy. Run adds env_id and spaces."""
     linear_layers = agent.actor[::2]  # activations stand between them
     return {
         "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
@@ -523,8 +523,8 @@ def export(agent: Agent) -> dict:
 # -------------------------------- environments and evaluation
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
-INTERVAL_EPISODES = 10  # of an evaluation during the training
-# What a seed is for. With it mixed in, evaluation has other episodes than training.
+INTERVAL_EPISODES = 10  # in each evaluation that --eval-interval asks for
+# Purposes of a seed, for derive_seed: evaluation has other episodes than training.
 TRAINING = 0
 EVALUATION = 1
 ACTIONS = 2  # which only some scripts need
@@ -540,15 +540,19 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
 
     Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
     observation. The step after it only resets: its action is ignored, its reward is 0.
-    Environments without a time limit get one, but for native vector versions: `check` refuses them.
+    An environment without a time limit gets MAX_EPISODE_STEPS. A native vector version cannot be
+    given one: `check` refuses it.
     """
     envs = gym.make_vec(env_id, num_envs)
-    if envs.spec.max_episode_steps is None and isinstance(envs, gym.vector.SyncVectorEnv):
+    if not has_own_limit(envs) and isinstance(envs, gym.vector.SyncVectorEnv):
         envs.close()
-        # gymnasium does not note this limit in envs.spec, where it stays None. So Run knows that
-        # the limit is ours, and says so.
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
+
+
+def has_own_limit(envs: gym.vector.VectorEnv) -> bool:
+    """Tell whether the environment came with a time limit. spec does not show one of make_envs."""
+    return envs.spec.max_episode_steps is not None
 
 
 def make_filmed_env(env_id: str, folder: str | Path) -> gym.vector.VectorEnv:
@@ -604,7 +608,7 @@ def evaluate_again(args: Args) -> None:
         env = gym.make_vec(args.env_id, 1, "sync", render_mode=args.render)
         episodes = []
         for i in range(args.eval_episodes):
-            # gymnasium gives environment i of several the seed plus i: these are the same episodes.
+            # The same episodes as without --render: there environment i is seeded with seed + i.
             [episode_return], [length] = evaluate(policy, env, seed + i)
             say(f"episode {i + 1}: return {episode_return:.1f}, {length} steps")
             episodes.append((episode_return, length))
@@ -624,7 +628,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
     action = envs.single_action_space
     if saved["head"] == "argmax":
         _, last_bias = saved["layers"][-1]
-        first_action = int(saved["low"])
+        first_action = int(saved["low"])  # where actions are Discrete, export puts it there
         same_actions = action == gym.spaces.Discrete(len(last_bias), start=first_action)
     else:
         same_actions = isinstance(action, Box) and np.array_equal(action.low, saved["low"])
@@ -653,9 +657,9 @@ def load_policy(path: str | Path):
     """Load the policy.pt of any script: a function from raw observations to environment actions.
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
-    the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions.
-    Outputs for Box actions are in units of the bounds: "tanh" squashes them into the bounds, "clip"
-    does not, so the clamp at the end cuts them off.
+    the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions. For
+    Box actions the outputs are scaled so that −1 and 1 are the bounds. "tanh" puts the outputs
+    between −1 and 1; with "clip" the clamp at the end cuts the actions off at the bounds.
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))
@@ -746,7 +750,7 @@ class Run:
         write_whole(self.dir / "config.json", to_json(describe(args, device)))
         continues = f", from step {step:,}" if args.resume else ""
         say(f"{args.env_id} on {device}{continues}; the run's folder is {self.dir}")
-        if envs.spec.max_episode_steps is None:
+        if not has_own_limit(envs):
             limit = f"episodes are cut after {MAX_EPISODE_STEPS:,} steps"
             say(f"{args.env_id} names no time limit: {limit}")
         handle_signals(self.interrupt)
@@ -792,7 +796,7 @@ class Run:
         self.interrupted_by = number
         handle_signals(signal.SIG_DFL)
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
-            # Not by print: the signal may come in the middle of one, and a second one in it fails.
+            # Not print: the signal may come in the middle of a print, and a print in a print fails.
             os.write(2, b"\nfinishing this iteration; again to quit at once\n")
 
     def metric(self, tag: str, value: Tensor | float) -> None:
@@ -866,7 +870,8 @@ class Run:
         """Write checkpoint.pt. A weight or statistic that is not finite stops the run instead."""
         self.writer.flush()  # so that the curves reach as far as the checkpoint
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        # An optimizer's tensors lie deeper, and are not tested: weights follow them soon enough.
+        # An optimizer's tensors lie deeper and are not tested. If one is not finite, the next step
+        # makes the weights so.
         for name, part_state in state.items():
             for key, value in part_state.items():
                 if isinstance(value, Tensor) and not value.isfinite().all():
@@ -893,46 +898,64 @@ class Run:
         self.bar.close()
         handle_signals(signal.SIG_DFL)  # all is saved: from here on a signal ends the run at once
         args = self.args
-        count = self.count
         if self.interrupted_by:
-            say(f"Interrupted at step {count.global_step:,}; continue with --resume {self.dir}")
+            step = self.count.global_step
+            say(f"Interrupted at step {step:,}; continue with --resume {self.dir}")
             sys.exit(128 + self.interrupted_by)
-        policy["env_id"] = args.env_id
-        policy["observation_space"] = str(self.envs.single_observation_space)
-        policy["action_space"] = str(self.envs.single_action_space)
-        write_whole(self.dir / "policy.pt", to_bytes(policy))
-        act = load_policy(self.dir / "policy.pt")  # what is evaluated is what was written
-        if not args.save_model:  # it was written for the evaluation alone
-            (self.dir / "policy.pt").unlink()
+        act = self.write_policy(policy)
         seed = derive_seed(args.seed, EVALUATION)
         returns, _ = evaluate(act, make_envs(args.env_id, args.eval_episodes), seed)
         mean = returns.mean()
-        std = returns.std()
         if not np.isfinite(mean):
             self.stop(f"the return of the evaluation is {mean}")
-        self.writer.add_scalar("eval/episodic_return", mean, count.global_step)
+        self.writer.add_scalar("eval/episodic_return", mean, self.count.global_step)
         self.writer.close()
         if args.capture_video:
             film(act, args.env_id, self.dir / "videos", seed)
-        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **asdict(count)}
+        self.write_summary(returns)
+        if self.wandb:
+            self.finish_wandb(mean)
+        self.say_result(returns)
+
+    def write_policy(self, policy: dict):
+        """Write policy.pt, and read it again: what is evaluated is what was written."""
+        policy["env_id"] = self.args.env_id
+        policy["observation_space"] = str(self.envs.single_observation_space)
+        policy["action_space"] = str(self.envs.single_action_space)
+        path = self.dir / "policy.pt"
+        write_whole(path, to_bytes(policy))
+        act = load_policy(path)
+        if not self.args.save_model:  # it was written for the evaluation alone
+            path.unlink()
+        return act
+
+    def write_summary(self, returns: np.ndarray) -> None:
+        args = self.args
+        count = asdict(self.count)
+        summary = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, **count}
         summary["train_return_last100"] = np.mean(self.last100) if self.last100 else None
-        summary["eval_return_mean"] = mean
-        summary["eval_return_std"] = std
+        summary["eval_return_mean"] = returns.mean()
+        summary["eval_return_std"] = returns.std()
         summary["eval_episodes"] = len(returns)
         write_whole(self.dir / "summary.json", to_json(summary))
-        if self.wandb:
-            import wandb
 
-            self.wandb.log({"eval/episodic_return": mean}, step=count.global_step)
-            for path in self.dir.glob("videos/*.mp4"):
-                video = wandb.Video(str(path), format="mp4")
-                self.wandb.log({"video": video}, step=count.global_step)
-            self.wandb.finish()
+    def finish_wandb(self, mean_return: float) -> None:
+        import wandb
+
+        step = self.count.global_step
+        self.wandb.log({"eval/episodic_return": mean_return}, step=step)
+        for path in self.dir.glob("videos/*.mp4"):
+            self.wandb.log({"video": wandb.Video(str(path), format="mp4")}, step=step)
+        self.wandb.finish()
+
+    def say_result(self, returns: np.ndarray) -> None:
+        count = self.count
         cost = f"{count.global_step:,} steps in {count.wall_s:.1f} s on {self.device}"
-        result = f"return {mean:.1f} ± {std:.1f} over {len(returns)} episodes"
-        say(f"{args.env_id}: {result}; {cost}; {self.dir}")
+        spread = f"{returns.mean():.1f} ± {returns.std():.1f}"
+        result = f"return {spread} over {len(returns)} episodes"
+        say(f"{self.args.env_id}: {result}; {cost}; {self.dir}")
         say(f"To see the curves: {shlex.join(['tensorboard', '--logdir', str(self.dir)])}")
-        if args.save_model:
+        if self.args.save_model:
             show = ["python", sys.argv[0], f"--evaluate={self.dir}", "--render", "human"]
             say(f"To see the policy: {shlex.join(show)}")
 
@@ -1031,8 +1054,10 @@ def to_json(content: dict) -> bytes:
 
 
 def to_bytes(content: dict) -> memoryview:
-    """What torch.save would write. It turns a full disk into a RuntimeError; writing these bytes
-    raises an OSError, which `main` expects.
+    """The bytes that torch.save would write to a file.
+
+    torch.save reports a full disk as a RuntimeError. write_whole, to which these bytes are given,
+    reports it as an OSError, which `main` expects.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -1061,8 +1086,8 @@ def load_checkpoint(folder: str | Path) -> dict:
 
 # -------------------------------- the command line
 
-# tyro would read the word None as Python's None. With this "--resume None" means a folder of that
-# name. So no flag can be set to None, which is only a default.
+# Without this, tyro takes the word None for Python's None. With it, "--resume None" is a folder of
+# that name. The price: a flag cannot be set to None, only left at it.
 NO_NONE = (tyro.conf.DisallowNone,)
 
 
@@ -1114,13 +1139,13 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    if args == saved_args and is_finished(args):
+    if args == saved_args and has_written_all(args):
         say(f"{args.resume} is finished")
         sys.exit(0)
     return args
 
 
-def is_finished(args: Args) -> bool:
+def has_written_all(args: Args) -> bool:
     """Tell whether the run to resume has written all. Run.finish writes summary.json last."""
     folder = Path(args.resume)
     if args.save_model and not (folder / "policy.pt").exists():  # somebody has deleted it
@@ -1152,11 +1177,10 @@ def check(args: Args) -> None:
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
     with errors_of(f"--env-id {args.env_id}"):
-        envs = make_envs(args.env_id, 2)  # gymnasium compares the spaces of two or more
+        envs = make_envs(args.env_id, 2)  # two: gymnasium then tests that spaces agree
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    # make_envs sets no limit where an environment has a vector version of its own.
-    if envs.spec.max_episode_steps is None and not isinstance(envs, gym.vector.SyncVectorEnv):
+    if not has_own_limit(envs) and not isinstance(envs, gym.vector.SyncVectorEnv):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
     if not isinstance(obs, Box) or len(obs.shape) != 1:
@@ -1248,9 +1272,10 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: the disk is full; what was saved before is kept ({error})")
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError, whose text tells.
-        is_plain = not isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if is_plain and "allocate memory" not in str(error):
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        # On a CPU torch raises a plain RuntimeError. Only its text says that memory is missing.
+        no_memory = no_memory or "allocate memory" in str(error)
+        if not no_memory:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
