@@ -502,7 +502,7 @@ def train(args: Args) -> None:
 
 # ---------------------------------------------------------------- what only this script needs
 
-# The range of each number. Where it is not named here, it is from 0 to 1e15.
+# The allowed range of each number. What is not named here may be from 0 to 1e15.
 AT_LEAST_1 = [
     "total_timesteps",
     "num_envs",
@@ -520,7 +520,7 @@ MOST = {
     "num_envs": 100_000,
     "eval_episodes": 10_000,
 }
-# What a resumed run cannot change: what its checkpoint holds was learned with these.
+# Flags that --resume cannot change: the networks in the checkpoint were trained with them.
 FIXED = ["env_id", "norm_obs"]
 
 
@@ -602,7 +602,7 @@ def export(agent: Agent) -> dict:
 #     environments and evaluation     make_envs, evaluate
 #     the saved policy                load_policy
 #     the run                         Run: its folder, log, checkpoints and orderly end
-#     files                           written whole or not at all
+#     files and messages              the folder, what is written and what is printed
 #     the command line                parse_args, and check before anything is written
 #     the program                     main
 
@@ -626,8 +626,8 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
 
     Autoreset is gymnasium's default, NEXT_STEP. The step that ends an episode returns its true last
     observation. The step after it only resets: its action is ignored, its reward is 0.
-    An environment without a time limit gets MAX_EPISODE_STEPS. A native vector version cannot be
-    given one: `check` refuses it.
+    An environment without a time limit gets MAX_EPISODE_STEPS. Native vector versions cannot be
+    given a limit: `check` refuses those that have none.
     """
     envs = gym.make_vec(env_id, num_envs)
     if not has_own_limit(envs) and isinstance(envs, gym.vector.SyncVectorEnv):
@@ -637,7 +637,10 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
 
 
 def has_own_limit(envs: gym.vector.VectorEnv) -> bool:
-    """Tell whether the environment came with a time limit. spec does not show one of make_envs."""
+    """Tell whether the environment is registered with a time limit.
+
+    A limit that make_envs has added is not counted: it does not appear in spec.
+    """
     return envs.spec.max_episode_steps is not None
 
 
@@ -657,7 +660,8 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> tuple[np.ndarray,
     returns = np.zeros(envs.num_envs)
     lengths = np.zeros(envs.num_envs, dtype=int)
     running = np.ones(envs.num_envs, dtype=bool)
-    # Environments that are filmed or shown do not come from make_envs, and may have no limit.
+    # A safety stop: filmed or shown environments are not made by make_envs, and may have no limit.
+    # Environments that were put together by hand have no spec.
     limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     for _ in range(limit):
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
@@ -670,7 +674,7 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> tuple[np.ndarray,
 
 
 def film(policy, env_id: str, folder: Path, seed: int) -> None:
-    """Write a video of one episode to the folder, in place of those of an earlier policy."""
+    """Film one episode into the folder. Videos that are already there are deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     env = make_filmed_env(env_id, folder)
     evaluate(policy, env, seed)
@@ -743,9 +747,12 @@ def load_policy(path: str | Path):
     """Load the policy.pt of any script: a function from raw observations to environment actions.
 
     Observations are (N, obs_dim), actions (N, ...). The scripts differ in the activation and in
-    the head, which makes actions of the last layer's outputs. "argmax" is for Discrete actions. For
-    Box actions the outputs are scaled so that −1 and 1 are the bounds. "tanh" puts the outputs
-    between −1 and 1; with "clip" the clamp at the end cuts the actions off at the bounds.
+    the head, which makes actions of the last layer's outputs:
+
+        argmax   Discrete actions: the largest output
+        tanh     Box actions: squash the outputs to [−1, 1], then scale them to the bounds
+        clip     Box actions: scale the outputs, then clip them to the bounds
+
     Raises zipfile.BadZipFile for a damaged file, pickle.UnpicklingError for one that carries code.
     """
     return make_policy(load_whole(path))
@@ -807,9 +814,9 @@ class Run:
     """A run's folder, counters, log and checkpoints, and its orderly end.
 
     A checkpoint holds the arguments, the counters, the last returns, the random state and `parts`:
-    named objects with a state_dict. It is written at the start, at intervals, and at the end. After
-    that come policy.pt and, last, summary.json. A signal ends the run after the iteration it came
-    in, with a checkpoint and without a policy.
+    named objects with a state_dict, one of which is `agent`. It is written at the start, at
+    intervals and at the end. After the last checkpoint come policy.pt and, as the last file,
+    summary.json. On a signal the run finishes its iteration and writes a checkpoint, but no policy.
     """
 
     def __init__(self, args: Args, envs: gym.vector.VectorEnv, device, **parts):
@@ -828,8 +835,10 @@ class Run:
         step = self.count.global_step
         purge_step = step + 1 if args.resume else None  # drop what was logged after the checkpoint
         self.writer = SummaryWriter(self.dir, purge_step=purge_step)
+        # disable=None: there is no bar where there is no terminal. Then show_progress prints.
         self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=None)
-        self.started = time.perf_counter() - self.count.wall_s  # so that wall_s goes on
+        # As if a resumed run had begun wall_s ago: so its seconds go on.
+        self.started = time.perf_counter() - self.count.wall_s
         self.last_print = time.perf_counter()
         (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
         self.save()  # so that --resume works from the start
@@ -852,10 +861,11 @@ class Run:
             torch.set_rng_state(checkpoint["rng"])
             num_gpus = torch.cuda.device_count()  # there may be fewer now
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"][:num_gpus])
-        except Exception as error:  # what does not fit raises one of many types
+        except Exception as error:  # a damaged file can raise almost any
             fail(f"--resume {self.dir} holds a damaged checkpoint ({type(error).__name__})")
         if checkpoint["args"]["target_return"] != self.args.target_return:
-            # Forget when the old target was reached. The new one may be reached already.
+            # solved_at_step and solved_at_s are those of the old target. Clear them; the new target
+            # may be reached already.
             self.count.solved_at_step = None
             self.count.solved_at_s = None
             self.note_whether_solved()
@@ -869,7 +879,7 @@ class Run:
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
     def note_whether_solved(self) -> None:
-        """Solved is what reaches --target-return or, without one, gymnasium's reward_threshold."""
+        """Note when --target-return was reached first or, without it, gymnasium's threshold."""
         solved_return = self.args.target_return
         if solved_return is None:
             solved_return = self.envs.spec.reward_threshold
@@ -914,7 +924,8 @@ class Run:
         on_device = torch.stack([torch.stack(values).mean() for values in self.metrics.values()])
         means = dict(zip(self.metrics, on_device.tolist()))  # one transfer from the GPU for all
         self.metrics = {}
-        if not self.dir.is_dir():  # not self.stop: there is no checkpoint any more to point to
+        if not self.dir.is_dir():
+            # self.stop would say that the last checkpoint is kept. It is gone with the folder.
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
         # If the folder is deleted between the test and the writing, the next iteration says so.
         with contextlib.suppress(FileNotFoundError):
@@ -934,8 +945,8 @@ class Run:
         start = time.perf_counter()
         # The tensors of export are the network's own, perhaps on a GPU. Saving and loading them
         # copies them all to the CPU.
-        saved = torch.load(io.BytesIO(to_bytes(export(self.parts["agent"]))), "cpu")
-        policy = make_policy(saved)
+        data = to_bytes(export(self.parts["agent"]))
+        policy = make_policy(torch.load(io.BytesIO(data), map_location="cpu"))
         envs = make_envs(self.args.env_id, INTERVAL_EPISODES)
         returns, _ = evaluate(policy, envs, derive_seed(self.args.seed, EVALUATION))
         self.started += time.perf_counter() - start  # its time does not count as training
@@ -956,8 +967,8 @@ class Run:
         """Write checkpoint.pt. A weight or statistic that is not finite stops the run instead."""
         self.writer.flush()  # so that the curves reach as far as the checkpoint
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        # An optimizer's tensors lie deeper and are not tested. If one is not finite, the next step
-        # makes the weights so.
+        # An optimizer's tensors lie deeper in its state_dict and are not tested. If one of them is
+        # NaN, the next step makes the weights NaN, and they are tested.
         for name, part_state in state.items():
             for key, value in part_state.items():
                 if isinstance(value, Tensor) and not value.isfinite().all():
@@ -1055,7 +1066,7 @@ def handle_signals(handler) -> None:
         signal.signal(signal.SIGHUP, handler)
 
 
-# -------------------------------- files
+# -------------------------------- files and messages
 
 
 def make_folder(args: Args) -> tuple[Path, FileLock]:
@@ -1132,6 +1143,7 @@ def say(text: str) -> None:
     try:
         print(text)
     except OSError:
+        # From now on, what is printed goes to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -1162,7 +1174,7 @@ def load_checkpoint(folder: str | Path) -> dict:
     try:
         checkpoint = load_whole(Path(folder, "checkpoint.pt"))
         script = checkpoint["script"]
-    except Exception as error:  # damage raises one of many types
+    except Exception as error:  # a damaged file can raise almost any
         reason = f"checkpoint.pt is missing or damaged ({type(error).__name__})"
         fail(f"--resume {folder} holds no run to continue: {reason}")
     if script != SCRIPT:
@@ -1173,7 +1185,7 @@ def load_checkpoint(folder: str | Path) -> dict:
 # -------------------------------- the command line
 
 # Without this, tyro takes the word None for Python's None. With it, "--resume None" is a folder of
-# that name. The price: a flag cannot be set to None, only left at it.
+# that name. The price: the command line cannot set a flag back to None.
 NO_NONE = (tyro.conf.DisallowNone,)
 
 
@@ -1200,7 +1212,7 @@ def parse_args_to_evaluate(args: Args) -> Args:
         fail("--render human needs a display; without one --capture-video films an episode")
     try:
         default = Args(env_id=load_whole(Path(args.evaluate, "policy.pt"))["env_id"])
-    except Exception as error:  # damage raises one of many types
+    except Exception as error:  # a damaged file can raise almost any
         reason = f"policy.pt is missing or damaged ({type(error).__name__})"
         fail(f"--evaluate {args.evaluate} holds no policy: {reason}")
     args = tyro.cli(Args, default=default, config=NO_NONE)
@@ -1225,14 +1237,14 @@ def parse_args_to_resume(args: Args) -> Args:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
     # With other flags, such as a larger budget or --capture-video, a finished run goes on.
-    if args == saved_args and has_written_all(args):
+    if args == saved_args and has_final_files(args):
         say(f"{args.resume} is finished")
         sys.exit(0)
     return args
 
 
-def has_written_all(args: Args) -> bool:
-    """Tell whether the run to resume has written all. Run.finish writes summary.json last."""
+def has_final_files(args: Args) -> bool:
+    """Tell whether the run to resume has come to its end, where summary.json is written last."""
     folder = Path(args.resume)
     if args.save_model and not (folder / "policy.pt").exists():  # somebody has deleted it
         return False
@@ -1262,7 +1274,7 @@ def check(args: Args) -> None:
             fail(f"{ascii(name)} cannot be the name of a folder here")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs a package: pip install wandb")
-    with errors_of(f"--env-id {args.env_id}"):
+    with fail_on_error(f"--env-id {args.env_id}"):
         envs = make_envs(args.env_id, 2)  # two: gymnasium then tests that spaces agree
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
@@ -1275,11 +1287,11 @@ def check(args: Args) -> None:
     if isinstance(action, Box) and action.dtype not in (np.float32, np.float64):
         fail(f"--env-id {args.env_id}: actions {action}, a Box that is not of float32 or float64")
     check_own(args, obs, action)
-    with errors_of(f"--env-id {args.env_id}"):
+    with fail_on_error(f"--env-id {args.env_id}"):
         take_one_step(envs)
     if args.capture_video:  # find out now what would be missing at the end
         hint = "MuJoCo without a display: MUJOCO_GL=egl or osmesa"
-        with errors_of(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
+        with fail_on_error(f"--capture-video ({hint})"), TemporaryDirectory() as folder:
             take_one_step(make_filmed_env(args.env_id, Path(folder, "videos")))
             rendered = list(Path(folder).glob("videos/*.mp4"))
         if not rendered:
@@ -1287,26 +1299,26 @@ def check(args: Args) -> None:
 
 
 def take_one_step(envs: gym.vector.VectorEnv) -> None:
-    """Find out whether they work. They are closed, which also finishes a video."""
+    """See whether the environments work, and close them. Closing also finishes a video."""
     envs.reset(seed=0)
     envs.step(envs.action_space.sample())
     envs.close()
 
 
 @contextlib.contextmanager
-def errors_of(what: str):
-    """Say in a line what went wrong in here, and where in which file."""
+def fail_on_error(what: str):
+    """If the `with` block raises, say so in one line, with file and line number, and exit."""
     try:
         yield
     except (Exception, SystemExit) as error:  # an environment may even call sys.exit
-        if isinstance(error, SystemExit) and is_ours(error):
-            raise  # fail has said why
+        if isinstance(error, SystemExit) and raised_here(error):
+            raise  # by `fail`, which has printed its message
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         fail(f"{what}: {type(error).__name__}: {error} ({where})")
 
 
-def is_ours(error: BaseException) -> bool:
+def raised_here(error: BaseException) -> bool:
     """Tell whether this file has raised it, and not an environment or a package."""
     return Path(traceback.extract_tb(error.__traceback__)[-1].filename).stem == SCRIPT
 
@@ -1326,7 +1338,7 @@ def set_up(args: Args) -> torch.device:
     set_threads()
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and args.torch_deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for this
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for cuBLAS
         torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
     return device
@@ -1334,7 +1346,7 @@ def set_up(args: Args) -> torch.device:
 
 def main() -> None:
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it is closed, as by >&-
+        if getattr(sys, name) is None:  # the shell has closed this stream, as by >&-
             setattr(sys, name, open(os.devnull, "w"))
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know "±". A file should get each line when it is printed.
@@ -1351,7 +1363,7 @@ def main() -> None:
         if args.evaluate is None:
             train(args)
         else:
-            with errors_of(f"--evaluate {args.evaluate}"):
+            with fail_on_error(f"--evaluate {args.evaluate}"):
                 evaluate_again(args)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -1365,7 +1377,7 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not is_ours(error):
+        if not raised_here(error):  # our own exits have printed their message
             how = f"the environment has ended the program, with status {error.code}"
             sys.exit(f"{SCRIPT}.py: {how}")
         raise

@@ -503,7 +503,8 @@ def test_a_comparison(harness, tmp_path):
             curve.append(row)
     assert [int(row["step"]) for row in curve] == list(range(20, 1001, 10))  # where bins end
     assert float(curve[48]["episode return"]) == pytest.approx(0.477 * 495, rel=0.03)
-    assert float(curve[48]["seconds"]) == pytest.approx(5)
+    # The log begins a moment before its first point is made up: more where the machine is busy.
+    assert float(curve[48]["seconds"]) == pytest.approx(5, abs=0.1)
     pictures = {path.name: imread(path) for path in out.glob("*.png")}
     assert pictures.keys() == {"CartPole-v1.png", "Acrobot-v1.png", "overview.png"}
     assert all(min(image.shape[:2]) > 300 and image.std() > 0.01 for image in pictures.values())
