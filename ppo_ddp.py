@@ -673,7 +673,7 @@ AT_LEAST_1 = [
 LEAST = dict.fromkeys(AT_LEAST_1, 1)
 LEAST |= {"max_grad_norm": 1e-9, "target_kl": 1e-9, "target_return": -1e15}
 MOST = {"gamma": 1, "gae_lambda": 1, "num_envs": 100_000, "eval_episodes": 10_000}
-# Flags that --resume cannot change: the networks in the checkpoint were trained with them.
+# Flags that --resume cannot change: what was learned before would be of no use.
 FIXED = ["env_id", "norm_obs"]
 
 
@@ -760,7 +760,8 @@ def export(agent: Agent) -> dict:
 
 MAX_EPISODE_STEPS = 10_000  # where an environment has no time limit of its own
 INTERVAL_EPISODES = 10  # in each evaluation that --eval-interval asks for
-# Purposes of a seed, for derive_seed: evaluation has other episodes than training.
+# What a seed is for: the second argument of derive_seed. So an evaluation has other episodes than
+# the training with the same --seed.
 TRAINING = 0
 EVALUATION = 1
 ACTIONS = 2  # which only some scripts need
@@ -780,7 +781,7 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     given a limit: `check` refuses those that have none.
     """
     envs = gym.make_vec(env_id, num_envs)
-    if not has_own_limit(envs) and isinstance(envs, gym.vector.SyncVectorEnv):
+    if not has_own_limit(envs) and not is_native(envs):
         envs.close()
         envs = gym.make_vec(env_id, num_envs, max_episode_steps=MAX_EPISODE_STEPS)
     return envs
@@ -792,6 +793,11 @@ def has_own_limit(envs: gym.vector.VectorEnv) -> bool:
     A limit that make_envs has added is not counted: it does not appear in spec.
     """
     return envs.spec.max_episode_steps is not None
+
+
+def is_native(envs: gym.vector.VectorEnv) -> bool:
+    """Tell a vector version of the environment's own from gymnasium's, which steps N copies."""
+    return not isinstance(envs, gym.vector.SyncVectorEnv)
 
 
 def make_filmed_env(env_id: str, folder: str | Path) -> gym.vector.VectorEnv:
@@ -810,8 +816,8 @@ def evaluate(policy, envs: gym.vector.VectorEnv, seed: int) -> tuple[np.ndarray,
     returns = np.zeros(envs.num_envs)
     lengths = np.zeros(envs.num_envs, dtype=int)
     running = np.ones(envs.num_envs, dtype=bool)
-    # A safety stop: filmed or shown environments are not made by make_envs, and may have no limit.
-    # Environments that were put together by hand have no spec.
+    # The environments' own limit ends the loop by `break`. This one is for environments without a
+    # limit, as filmed ones may be, and without a spec, as those are that gym.make_vec has not made.
     limit = getattr(envs.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
     for _ in range(limit):
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
@@ -868,7 +874,7 @@ def check_spaces(saved: dict, envs: gym.vector.VectorEnv) -> None:
     action = envs.single_action_space
     if saved["head"] == "argmax":
         _, last_bias = saved["layers"][-1]
-        first_action = int(saved["low"])  # where actions are Discrete, export puts it there
+        first_action = int(saved["low"])  # what "low" holds for Discrete actions
         same_actions = action == gym.spaces.Discrete(len(last_bias), start=first_action)
     else:
         same_actions = isinstance(action, Box) and np.array_equal(action.low, saved["low"])
@@ -991,7 +997,7 @@ class Run:
         self.started = time.perf_counter() - self.count.wall_s
         self.last_print = time.perf_counter()
         (self.dir / "summary.json").unlink(missing_ok=True)  # an old one is of an earlier policy
-        self.save()  # so that --resume works from the start
+        self.save()  # so that --resume works from the start; it sets last_save
         write_whole(self.dir / "config.json", to_json(describe(args, device)))
         continues = f", from step {step:,}" if args.resume else ""
         say(f"{args.env_id} on {device}{continues}; the run's folder is {self.dir}")
@@ -1029,7 +1035,10 @@ class Run:
         return target is not None and len(self.last100) == 100 and np.mean(self.last100) >= target
 
     def note_whether_solved(self) -> None:
-        """Note when --target-return was reached first or, without it, gymnasium's threshold."""
+        """Note the first time that the returns reach --target-return.
+
+        If that is not given, gymnasium's reward_threshold takes its place.
+        """
         solved_return = self.args.target_return
         if solved_return is None:
             solved_return = self.envs.spec.reward_threshold
@@ -1055,8 +1064,25 @@ class Run:
 
         A value that is not finite stops the run.
         """
+        last_step = self.count.global_step
+        self.count_steps(num_steps, episodes)
+        step = self.count.global_step
+        interval = self.args.eval_interval
+        if interval > 0 and step // interval > last_step // interval:  # a multiple was passed
+            self.metric("eval/episodic_return", self.evaluate_now())
+        on_device = torch.stack([torch.stack(values).mean() for values in self.metrics.values()])
+        means = dict(zip(self.metrics, on_device.tolist()))  # one transfer from the GPU for all
+        self.metrics = {}
+        self.write_scalars(means)
+        for tag, mean in means.items():
+            if not np.isfinite(mean):
+                self.stop(f"{tag} became {mean}")
+        self.show_progress()
+        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
+            self.save()
+
+    def count_steps(self, num_steps: int, episodes: list[tuple[float, int]]) -> None:
         count = self.count
-        last_step = count.global_step
         count.global_step += num_steps
         count.episodes += len(episodes)
         count.wall_s = time.perf_counter() - self.started
@@ -1068,27 +1094,18 @@ class Run:
             mean_return, mean_length = np.mean(episodes, axis=0)
             self.metric("charts/episodic_return", mean_return)
             self.metric("charts/episodic_length", mean_length)
-        interval = self.args.eval_interval
-        if interval > 0 and count.global_step // interval > last_step // interval:
-            self.metric("eval/episodic_return", self.evaluate_now())
-        on_device = torch.stack([torch.stack(values).mean() for values in self.metrics.values()])
-        means = dict(zip(self.metrics, on_device.tolist()))  # one transfer from the GPU for all
-        self.metrics = {}
-        if not self.dir.is_dir():
-            # self.stop would say that the last checkpoint is kept. It is gone with the folder.
+
+    def write_scalars(self, scalars: dict[str, float]) -> None:
+        """Write them to TensorBoard's file and, with --track, send them to Weights & Biases."""
+        if not self.dir.is_dir():  # not self.stop, which says that the last checkpoint is kept
             sys.exit(f"{SCRIPT}.py: the run's folder {self.dir} is gone")
-        # If the folder is deleted between the test and the writing, the next iteration says so.
+        step = self.count.global_step
+        # FileNotFoundError: the folder was deleted just now. The test above finds out next time.
         with contextlib.suppress(FileNotFoundError):
-            for tag, mean in means.items():
-                self.writer.add_scalar(tag, mean, count.global_step)
+            for tag, value in scalars.items():
+                self.writer.add_scalar(tag, value, step)
         if self.wandb:
-            self.wandb.log(means, step=count.global_step)
-        for tag, mean in means.items():
-            if not np.isfinite(mean):
-                self.stop(f"{tag} became {mean}")
-        self.show_progress()
-        if time.perf_counter() - self.last_save > self.args.checkpoint_interval:
-            self.save()
+            self.wandb.log(scalars, step=step)
 
     def evaluate_now(self) -> float:
         """Mean return of the deterministic policy as it is now. It does not affect the training."""
@@ -1334,8 +1351,8 @@ def load_checkpoint(folder: str | Path) -> dict:
 
 # -------------------------------- the command line
 
-# Without this, tyro takes the word None for Python's None. With it, "--resume None" is a folder of
-# that name. The price: the command line cannot set a flag back to None.
+# Otherwise tyro would take "--resume None" for no --resume at all, and a new run would begin. With
+# this, None is the name of a folder like any other, and a flag cannot be set back to None.
 NO_NONE = (tyro.conf.DisallowNone,)
 
 
@@ -1386,7 +1403,8 @@ def parse_args_to_resume(args: Args) -> Args:
         if value != saved_value:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--resume {args.resume}: {flag} is {saved_value} and cannot become {value}")
-    # With other flags, such as a larger budget or --capture-video, a finished run goes on.
+    # Where a run is finished and no flag has changed, there is nothing to do. With a changed flag,
+    # such as a larger budget or --capture-video, it goes on.
     if args == saved_args and has_final_files(args):
         say(f"{args.resume} is finished")
         sys.exit(0)
@@ -1428,7 +1446,7 @@ def check(args: Args) -> None:
         envs = make_envs(args.env_id, 2)  # two: gymnasium then tests that spaces agree
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         fail(f"--env-id {args.env_id}: a vector environment whose autoreset is not NEXT_STEP")
-    if not has_own_limit(envs) and not isinstance(envs, gym.vector.SyncVectorEnv):
+    if not has_own_limit(envs) and is_native(envs):
         fail(f"--env-id {args.env_id}: a vector environment registered without max_episode_steps")
     obs = envs.single_observation_space
     if not isinstance(obs, Box) or len(obs.shape) != 1:
@@ -1462,7 +1480,7 @@ def fail_on_error(what: str):
         yield
     except (Exception, SystemExit) as error:  # an environment may even call sys.exit
         if isinstance(error, SystemExit) and raised_here(error):
-            raise  # by `fail`, which has printed its message
+            raise  # an exit of this file, with a message of its own
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         fail(f"{what}: {type(error).__name__}: {error} ({where})")
@@ -1504,10 +1522,12 @@ def main() -> None:
     # Until Run handles it, Ctrl-C ends the program at once, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "SIGPIPE"):  # not on Windows
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that --help | head ends quietly
+        # While only --help can print, a closed pipe ends the program quietly: --help | head.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     args = parse_args()
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a run goes on if nobody listens: see say
+        # As Python has it by default: a closed pipe is an OSError, which `say` handles.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     sys.path.append(os.getcwd())  # for --env-id module:Name-v0, where the module is here
     try:
         if args.evaluate is None:
@@ -1527,10 +1547,10 @@ def main() -> None:
             raise
         sys.exit(f"{SCRIPT}.py: there is not enough memory for this ({error})")
     except SystemExit as error:
-        if not raised_here(error):  # our own exits have printed their message
-            how = f"the environment has ended the program, with status {error.code}"
-            sys.exit(f"{SCRIPT}.py: {how}")
-        raise
+        if raised_here(error):
+            raise  # an exit of this file, with a message of its own
+        how = f"the environment has ended the program, with status {error.code}"
+        sys.exit(f"{SCRIPT}.py: {how}")
 
 
 if __name__ == "__main__":
