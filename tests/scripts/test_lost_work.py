@@ -240,7 +240,7 @@ class TestFolders:
 
     @pytest.mark.slow
     def test_a_folder_that_is_removed_while_a_run_is_at_work(self, start, tmp_path):
-        """It stops and says why, if after an error of TensorBoard's thread."""
+        """It stops and says why. TensorBoard's thread may report the same, before or after."""
         process = start("ppo_clip", *LONG, "--run-dir", "r")
         wait_for(lambda: logged_bytes(tmp_path / "r") > SOME_ITERATIONS, 60, process)
         process.send_signal(signal.SIGSTOP)
@@ -249,7 +249,7 @@ class TestFolders:
         process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert err.splitlines()[-1] == "ppo_clip.py: the run's folder r is gone"
+        assert "ppo_clip.py: the run's folder r is gone" in err.splitlines()
 
 
 class TestResume:
