@@ -44,7 +44,8 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
 New after a2c.py: the ratio lets one rollout serve many steps. The clip takes away the gain from
 moving it far from 1. Unlike most PPO code, this one recomputes advantages before every epoch. It
 does not normalise them, unless --norm-adv is given: where all are near 0, that would enlarge noise.
-A new mean of the observations does not move the policy: see Agent.update_obs_stats.
+A new mean of the observations does not move the policy: see Agent.update_obs_stats. A tanh keeps
+the means of Box actions within the bounds.
 
 Run         python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, "PPO with Clipped Objective"; L5, pages 49 to 51
@@ -237,6 +238,10 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
+        if not self.discrete:
+            # Without it, a mean far beyond a bound would stay there. All actions drawn around it
+            # would be clipped to that bound: none better than another, so nothing to learn from.
+            self.actor.append(nn.Tanh())
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
@@ -639,7 +644,7 @@ def export(agent: Agent) -> dict:
     return {
         "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "silu",
-        "head": "argmax" if agent.discrete else "clip",
+        "head": "argmax" if agent.discrete else "tanh",
         "obs_mean": agent.obs_stats.mean,
         "obs_std": agent.obs_stats.std,
         "low": agent.low,

@@ -277,6 +277,10 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
+        if not self.discrete:
+            # Without it, a mean far beyond a bound would stay there. All actions drawn around it
+            # would be clipped to that bound: none better than another, so nothing to learn from.
+            self.actor.append(nn.Tanh())
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
@@ -738,7 +742,7 @@ def export(agent: Agent) -> dict:
     return {
         "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "silu",
-        "head": "argmax" if agent.discrete else "clip",
+        "head": "argmax" if agent.discrete else "tanh",
         "obs_mean": agent.obs_stats.mean,
         "obs_std": agent.obs_stats.std,
         "low": agent.low,

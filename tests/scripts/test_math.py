@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 
 import a2c
 import ppo_clip
+import ppo_ddp
 import ppo_kl
 import reinforce_baseline
 from helpers import modules_defining
@@ -189,7 +190,7 @@ def make_agent(module, kind):
     torch.manual_seed(3)
     action_space = Discrete(4) if kind == "Discrete" else Box(-2, 2, (2,))
     agent = module.Agent(Box(-1, 1, (3,)), action_space)
-    torch.nn.init.normal_(agent.actor[-1].weight)
+    torch.nn.init.normal_(agent.actor[4].weight)  # of the last layer
     agent.obs_stats.update(torch.randn(100, 3) * 3 + 1)
     return agent
 
@@ -218,6 +219,16 @@ class TestSample:
         assert (sample.std(0) / std - 1).abs().max() < 0.01
         log_prob, entropy = agent.log_prob_and_entropy(out, sample)
         assert abs(-log_prob.mean() / entropy[0] - 1) < 0.01
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("module", [ppo_clip, ppo_ddp])
+def test_means_of_box_actions_stay_within_the_bounds(module):
+    """Which are −1 and 1 in their units; logits of Discrete actions have no bounds."""
+    x = 100 * torch.randn(50, 3)
+    mean = make_agent(module, "Box").actor(x)
+    assert mean.abs().max() <= 1 and mean.min() < -0.99 and mean.max() > 0.99
+    assert make_agent(module, "Discrete").actor(x).abs().max() > 10
 
 
 @pytest.fixture

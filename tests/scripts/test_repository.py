@@ -37,7 +37,8 @@ VARIANTS = {
         ["reinforce"],
         ["reinforce_baseline"],
         ["a2c"],  # a smaller σ to begin with
-        ["ppo_kl"],  # the same
+        ["ppo_clip", "ppo_ddp"],  # a tanh behind the means of Box actions
+        ["ppo_kl"],  # a smaller σ, too
         ["dagger"],
         ["ddpg"],
         ["td3"],
@@ -51,7 +52,8 @@ VARIANTS = {
     "Agent.sample": [["sac"]],  # with log π, by the tanh's density
     # What the rungs from a2c.py on are about.
     "policy_loss": [["a2c"], ["ppo_kl"]],
-    "export": [["ddpg", "td3"], ["sac"]],  # other networks, and a tanh at their end
+    # A tanh at the end, and off-policy other networks.
+    "export": [["ppo_clip", "ppo_ddp"], ["ddpg", "td3"], ["sac"]],
     # Networks of 256 units gain by a second thread.
     "set_threads": [["ddpg", "sac", "td3"]],
 }
