@@ -236,12 +236,14 @@ class Agent(nn.Module):
             low = action_space.low
             high = action_space.high
         self.actor = mlp(obs_dim, num_outputs, nn.SiLU, last_gain=0.01)
+        if not self.discrete:
+            # Without it, a mean far beyond a bound would stay there. All actions drawn around it
+            # would be clipped to that bound: none better than another, so nothing to learn from.
+            self.actor.append(nn.Tanh())
         # SiLU units learn faster, but are not bounded. With them the critic's values grow without
         # limit in states that were rarely seen, which spoils the actor. So the critic has tanh.
         self.critic = mlp(obs_dim, 1, nn.Tanh, last_gain=1.0)
-        # log σ; Discrete: not used. σ begins at 0.37, as the penalty slows its fall: a policy that
-        # becomes narrower is further away, by KL(π_θk ‖ π_θ), than one that becomes wider.
-        self.log_std = nn.Parameter(torch.full((num_outputs,), -1.0))
+        self.log_std = nn.Parameter(torch.full((num_outputs,), -0.5))  # log σ; Discrete: not used
         self.obs_stats = RunningStats(obs_dim)
         self.discounted_sum_stats = RunningStats()  # whose deviation scales the rewards
         self.low = nn.Buffer(torch.tensor(low))
@@ -670,7 +672,7 @@ def export(agent: Agent) -> dict:
     return {
         "layers": [(layer.weight.detach(), layer.bias.detach()) for layer in linear_layers],
         "activation": "silu",
-        "head": "argmax" if agent.discrete else "clip",
+        "head": "argmax" if agent.discrete else "tanh",
         "obs_mean": agent.obs_stats.mean,
         "obs_std": agent.obs_stats.std,
         "low": agent.low,

@@ -222,7 +222,7 @@ class TestSample:
 
 
 @pytest.mark.usefixtures("process_group")
-@pytest.mark.parametrize("module", [ppo_clip, ppo_ddp])
+@pytest.mark.parametrize("module", [ppo_clip, ppo_ddp, ppo_kl])
 def test_means_of_box_actions_stay_within_the_bounds(module):
     """Which are −1 and 1 in their units; logits of Discrete actions have no bounds."""
     x = 100 * torch.randn(50, 3)

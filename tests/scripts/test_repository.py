@@ -37,8 +37,7 @@ VARIANTS = {
         ["reinforce"],
         ["reinforce_baseline"],
         ["a2c"],  # a smaller σ to begin with
-        ["ppo_clip", "ppo_ddp"],  # a tanh behind the means of Box actions
-        ["ppo_kl"],  # a smaller σ, too
+        ["ppo_clip", "ppo_ddp", "ppo_kl"],  # a tanh behind the means of Box actions
         ["dagger"],
         ["ddpg"],
         ["td3"],
@@ -53,7 +52,7 @@ VARIANTS = {
     # What the rungs from a2c.py on are about.
     "policy_loss": [["a2c"], ["ppo_kl"]],
     # A tanh at the end, and off-policy other networks.
-    "export": [["ppo_clip", "ppo_ddp"], ["ddpg", "td3"], ["sac"]],
+    "export": [["ppo_clip", "ppo_ddp", "ppo_kl"], ["ddpg", "td3"], ["sac"]],
     # Networks of 256 units gain by a second thread.
     "set_threads": [["ddpg", "sac", "td3"]],
 }
