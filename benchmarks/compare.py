@@ -237,6 +237,7 @@ def write_runs(path: Path, groups: list[Group]) -> None:
                     "trained": curve.trained,
                     "threshold": curve.manifest.get("threshold"),
                     "commit": curve.manifest.get("commit"),
+                    "script": curve.manifest.get("script"),
                     "measured with": curve.measured_with,
                 }
                 writer.writerow(row)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
@@ -75,6 +76,7 @@ MANIFEST_FACTS = {
     "threshold": NUMBER_OR_NULL,
     "command": WORDS,
     "commit": TEXT_OR_NULL,
+    "script": TEXT_OR_NULL,
     "versions": TABLE,
     "machine": TABLE,
     "workers": COUNT,
@@ -96,6 +98,12 @@ class Job:
     writes_summary: bool
     """whether the command is a script of ours, which proves by a summary.json that it has ended"""
     dir: Path
+
+    @property
+    def script(self) -> str | None:
+        """The Python file that the command runs, relative to ROOT; None if it runs none."""
+        scripts = [word for word in self.command if is_script(word)]
+        return scripts[0] if scripts else None
 
     def manifest(self) -> dict:
         """What manifest.json records of the job; empty if there is none, or if it is damaged."""
@@ -322,7 +330,9 @@ def begin_attempt(job: Job, attempt: int, facts: dict) -> None:
     manifest = job.dir / MANIFEST
     if manifest.is_dir():
         remove(manifest)
-    entries = {**facts, "complete": False, "attempts": attempt, "start": utc_now()}
+    script = None if job.script is None else digest(job.script)
+    state = {"complete": False, "attempts": attempt, "start": utc_now()}
+    entries = {**facts, "script": script, **state}
     write_manifest(job, entries)
     for path in job.dir.iterdir():
         if path != manifest:
@@ -341,6 +351,20 @@ def end_attempt(job: Job, exit_status: int) -> bool:
 # ---------------------------------------------------------------- processes
 
 
+def is_script(word: str) -> bool:
+    """Whether a word of a command names a Python file."""
+    return word.endswith(".py") and not word.startswith("-")
+
+
+def digest(script: str) -> str:
+    """The first 12 digits of the SHA-256 of a script's text, of a path relative to ROOT.
+
+    Two commits at which it is the same have the same script.
+    """
+    text = (ROOT / script).read_text(encoding="utf-8")  # line ends are \n on every system
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def resolve(command: tuple[str, ...]) -> list[str]:
     """The command as this machine executes it: with this Python, scripts relative to ROOT.
 
@@ -350,7 +374,7 @@ def resolve(command: tuple[str, ...]) -> list[str]:
     if words[0] == "python":
         words[0] = sys.executable
     for i, word in enumerate(words):
-        if word.endswith(".py") and not word.startswith("-"):
+        if is_script(word):
             path = ROOT / word
             if not path.is_file():
                 raise BadInput(f"no script {path}")

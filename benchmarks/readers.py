@@ -57,6 +57,7 @@ RUNS_COLUMNS = [
     "trained",
     "threshold",
     "commit",
+    "script",
     "measured with",
 ]
 CURVES_COLUMNS = [*RUN_KEY, "step", "seconds"]  # and the metric
@@ -130,7 +131,7 @@ class Curve:
     trained: int | None = None
     """environment steps of the training, if the run says it: its last point is a little before"""
     manifest: dict = field(default_factory=dict)
-    """manifest.json, if `benchmarks run` has run this; from a report, commit and threshold alone"""
+    """manifest.json, if `benchmarks run` has run this; of it, a report has but three entries"""
     measured_with: str | None = None
     """processor, system and versions, if the manifest says them"""
 
@@ -440,7 +441,11 @@ def reported_curve(run: dict[str, str], points: np.ndarray, folder: Path) -> Cur
     manifest = {}
     if run["commit"] or run["measured with"]:  # the commit may be unknown
         threshold = float(run["threshold"]) if run["threshold"] else None
-        manifest = {"commit": run["commit"] or None, "threshold": threshold}
+        manifest = {
+            "commit": run["commit"] or None,
+            "script": run["script"] or None,
+            "threshold": threshold,
+        }
     return Curve(
         env_id=run["environment"],
         algorithm=run["algorithm"],

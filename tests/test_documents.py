@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import results
+from benchmarks import jobs
 from benchmarks.jobs import read_suite
 from helpers import ROOT, process_environment
 
@@ -171,6 +172,25 @@ def figures(text: str) -> set[str]:
     """The results in a text: numbers such as 6,220; not 10,000, which is a number of steps."""
     numbers = re.findall(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", text)
     return {number for number in numbers if not number.endswith("00")}
+
+
+def test_cells_that_were_measured_before_their_script_changed_are_named(tmp_path, monkeypatch):
+    suites = tmp_path / "benchmarks" / "suites"
+    suites.mkdir(parents=True)
+    cells = [f'{{ env_id = "{env_id}", script = "s.py" }}' for env_id in "AB"]
+    (suites / "classic.toml").write_text(f'seeds = "1-2"\ncells = [{", ".join(cells)}]\n')
+    (tmp_path / "s.py").write_bytes(b"one = 1\r\n")  # as on Windows: the same text
+    now = "1e476111f652"  # sha256sum of one = 1, first 12 digits
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    (tmp_path / "classic").mkdir()
+    runs = tmp_path / "classic" / "runs.csv"
+    runs.write_text(f"environment,algorithm,script\nA,s,{now}\nB,s,{now}\n")
+    assert results.cells_of_older_scripts("classic") == ""
+    runs.write_text(f"environment,algorithm,script\nA,s,{now}\nB,s,{now}\nB,s,0123456789ab\n")
+    said = "Measured with an older text of the script: B: s.\n\n"
+    assert results.cells_of_older_scripts("classic") == said
 
 
 def test_a_figure_stands_in_one_document():

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.groups import Group, group_curves  # noqa: E402
-from benchmarks.jobs import read_suite  # noqa: E402
+from benchmarks.jobs import digest, read_suite  # noqa: E402
 from benchmarks.plots import DPI, FONT, SCRIPT_COLOURS, draw_legend, picture_names  # noqa: E402
 from benchmarks.readers import read_curves  # noqa: E402
 from benchmarks.tables import format_number, markdown_table  # noqa: E402
@@ -147,6 +147,25 @@ def unmeasured_cells(suite: str) -> str:
     return f"Still to be measured, of {sum(wanted.values())} runs: {cells}.\n\n"
 
 
+def cells_of_older_scripts(suite: str) -> str:
+    """A sentence on the cells that were measured before their script was changed last.
+
+    Two texts of a script differ, even if only in a comment. It is empty if there are none.
+    """
+    script_of = {}
+    for job in read_suite(ROOT / "benchmarks" / "suites" / f"{suite}.toml"):
+        script_of[job.env_id, job.algorithm] = job.script
+    older = {}
+    for row in read_csv(RESULTS / suite / "runs.csv"):
+        cell = row["environment"], row["algorithm"]
+        if cell in script_of and row["script"] != digest(script_of[cell]):
+            older.setdefault(row["environment"], {})[row["algorithm"]] = True
+    if not older:
+        return ""
+    cells = "; ".join(f"{env_id}: {', '.join(names)}" for env_id, names in older.items())
+    return f"Measured with an older text of the script: {cells}.\n\n"
+
+
 # ---------------------------------------------------------------- the picture of all curves
 
 
@@ -212,7 +231,7 @@ def suite_section(suite: str) -> str:
 
 {describe_suite(suite)}
 
-{unmeasured_cells(suite)}![learning curves]({suite}/overview.png)
+{unmeasured_cells(suite)}{cells_of_older_scripts(suite)}![learning curves]({suite}/overview.png)
 
 {measured}
 

@@ -2,6 +2,7 @@
 truth is known.
 """
 
+import hashlib
 import importlib
 import json
 import random
@@ -75,6 +76,9 @@ def test_jobs_are_run_once_and_for_all(suite, harness, tmp_path):
     assert manifest["command"][2:6] == ["--env-id", "B-v0", "--seed", "2"]
     assert manifest["exit_status"] == 0 and manifest["versions"]["torch"]
     assert {"commit", "machine", "start", "end"} <= manifest.keys()
+    [script] = [word for word in manifest["command"] if word.endswith(".py")]
+    text = Path(script).read_bytes().replace(b"\r\n", b"\n")
+    assert manifest["script"] == hashlib.sha256(text).hexdigest()[:12]
     assert (tmp_path / "runs/s/B-v0__fake__2/log.txt").read_text().endswith("line 19\n")
 
     path = suite("A-v0", "B-v0", more=", threshold = 6")

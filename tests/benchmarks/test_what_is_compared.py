@@ -199,8 +199,8 @@ def test_a_tag_that_is_no_scalar_has_no_points(tmp_path):
 
 
 def test_runs_and_their_report_where_the_commit_is_unknown(tmp_path):
-    """As of a copy without git. The suite's threshold holds in the report of the report, too."""
-    measured = {**MEASURED, "commit": None}
+    """As of a copy without git. What the suite says holds in the report of the report, too."""
+    measured = {**MEASURED, "commit": None, "script": "0123456789ab"}
     manifest = job_manifest("Acrobot-v1", "x", 1, threshold=-90, **measured)
     write_log(tmp_path / "runs" / "Acrobot-v1__x__1", straight_line(-0.1), manifest=manifest)
     for source, out in (("runs", "first"), ("first", "second")):
@@ -208,6 +208,8 @@ def test_runs_and_their_report_where_the_commit_is_unknown(tmp_path):
         [row] = read_csv(tmp_path / out / "table.csv")
         assert float(row["threshold"]) == -90
         assert "Measured at commit unknown: abacus" in (tmp_path / out / "report.md").read_text()
+        [run] = read_csv(tmp_path / out / "runs.csv")
+        assert run["script"] == "0123456789ab"
 
 
 def test_seeds_of_another_choice_are_not_missing(tmp_path):
