@@ -118,7 +118,7 @@ class Args:
     """transitions in a minibatch, B"""
     gamma: float = 0.99
     """discount factor, γ"""
-    tau: float = 0.005
+    tau: float = 0.05
     """share by which the targets move towards the networks, τ"""
     policy_frequency: int = 2
     """the actor and the target networks are updated once in so many updates of the critics"""
