@@ -44,8 +44,7 @@ Symbols     T steps, N environments. gymnasium spends the step after an episode'
 New after a2c.py: the ratio lets one rollout serve many steps. The clip takes away the gain from
 moving it far from 1. Unlike most PPO code, this one recomputes advantages before every epoch. It
 does not normalise them, unless --norm-adv is given: where all are near 0, that would enlarge noise.
-A new mean of the observations does not move the policy: see Agent.update_obs_stats. A tanh keeps
-the means of Box actions within the bounds.
+A tanh bounds the means of Box actions. A new mean of the observations does not move the policy.
 
 Run         python ppo_clip.py --env-id HalfCheetah-v4 --total-timesteps 1000000
 Lectures    L3, "PPO with Clipped Objective"; L5, pages 49 to 51

@@ -1,8 +1,10 @@
 """Jobs: how a suite lists them, what stands in their folders, and how one is started here."""
 
+import ast
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 import uuid
 from collections.abc import Callable, Iterator
@@ -357,12 +360,30 @@ def is_script(word: str) -> bool:
 
 
 def digest(script: str) -> str:
-    """The first 12 digits of the SHA-256 of a script's text, of a path relative to ROOT.
+    """The first 12 digits of the SHA-256 of a script's program; its path is relative to ROOT.
 
-    Two commits at which it is the same have the same script.
+    Scripts that differ in comments, docstrings and empty lines alone have the same.
     """
     text = (ROOT / script).read_text(encoding="utf-8")  # line ends are \n on every system
+    with contextlib.suppress(SyntaxError):  # another Python's program: its text counts
+        text = without_comments(text)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def without_comments(text: str) -> str:
+    """A program without comments, docstrings and empty lines. Raises SyntaxError if it is none."""
+    tree = ast.parse(text)
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(tree):
+        # A docstring, or the string below a field that describes it.
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            for row in range(node.lineno, node.end_lineno + 1):
+                lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def resolve(command: tuple[str, ...]) -> list[str]:

@@ -180,7 +180,7 @@ def test_cells_that_were_measured_before_their_script_changed_are_named(tmp_path
     cells = [f'{{ env_id = "{env_id}", script = "s.py" }}' for env_id in "AB"]
     (suites / "classic.toml").write_text(f'seeds = "1-2"\ncells = [{", ".join(cells)}]\n')
     (tmp_path / "s.py").write_bytes(b"one = 1\r\n")  # as on Windows: the same text
-    now = "1e476111f652"  # sha256sum of one = 1, first 12 digits
+    now = "181d2eef7e05"  # of sha256sum of one = 1
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(jobs, "ROOT", tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
@@ -189,7 +189,7 @@ def test_cells_that_were_measured_before_their_script_changed_are_named(tmp_path
     runs.write_text(f"environment,algorithm,script\nA,s,{now}\nB,s,{now}\n")
     assert results.cells_of_older_scripts("classic") == ""
     runs.write_text(f"environment,algorithm,script\nA,s,{now}\nB,s,{now}\nB,s,0123456789ab\n")
-    said = "Measured with an older text of the script: B: s.\n\n"
+    said = "Measured with an older version of the script: B: s.\n\n"
     assert results.cells_of_older_scripts("classic") == said
 
 

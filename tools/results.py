@@ -150,7 +150,7 @@ def unmeasured_cells(suite: str) -> str:
 def cells_of_older_scripts(suite: str) -> str:
     """A sentence on the cells that were measured before their script was changed last.
 
-    Two texts of a script differ, even if only in a comment. It is empty if there are none.
+    Changes of comments and docstrings do not count. It is empty if there are none.
     """
     script_of = {}
     for job in read_suite(ROOT / "benchmarks" / "suites" / f"{suite}.toml"):
@@ -163,7 +163,7 @@ def cells_of_older_scripts(suite: str) -> str:
     if not older:
         return ""
     cells = "; ".join(f"{env_id}: {', '.join(names)}" for env_id, names in older.items())
-    return f"Measured with an older text of the script: {cells}.\n\n"
+    return f"Measured with an older version of the script: {cells}.\n\n"
 
 
 # ---------------------------------------------------------------- the picture of all curves

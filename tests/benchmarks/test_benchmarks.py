@@ -2,7 +2,6 @@
 truth is known.
 """
 
-import hashlib
 import importlib
 import json
 import random
@@ -22,7 +21,7 @@ from scipy.stats import mannwhitneyu
 from benchmarks import BadInput
 from benchmarks.compare import compare_runs
 from benchmarks.groups import group_curves
-from benchmarks.jobs import parse_seeds, read_suite, resolve
+from benchmarks.jobs import digest, parse_seeds, read_suite, resolve
 from benchmarks.options import CompareOptions
 from benchmarks.page import make_panels, make_styles
 from benchmarks.plots import draw_curves
@@ -77,8 +76,7 @@ def test_jobs_are_run_once_and_for_all(suite, harness, tmp_path):
     assert manifest["exit_status"] == 0 and manifest["versions"]["torch"]
     assert {"commit", "machine", "start", "end"} <= manifest.keys()
     [script] = [word for word in manifest["command"] if word.endswith(".py")]
-    text = Path(script).read_bytes().replace(b"\r\n", b"\n")
-    assert manifest["script"] == hashlib.sha256(text).hexdigest()[:12]
+    assert manifest["script"] == digest(script)
     assert (tmp_path / "runs/s/B-v0__fake__2/log.txt").read_text().endswith("line 19\n")
 
     path = suite("A-v0", "B-v0", more=", threshold = 6")
@@ -88,6 +86,27 @@ def test_jobs_are_run_once_and_for_all(suite, harness, tmp_path):
     path = suite("A-v0", "B-v0", more=', flags = "--seconds 0.01"')
     other = harness("run", path, "--only", "A-v0*2")
     assert "1 done, 0 finished before" in other.out and len(jobs_run(tmp_path)) == 7
+
+
+@pytest.mark.parametrize(
+    "text, same",
+    [
+        (b"x = 1\n\n\ndef f():\n    return '#'\n", True),
+        (b"x = 1\r\n\r\n\r\ndef f():\r\n    return '#'\r\n", True),  # as on Windows
+        (b'# a\nx = 1  # b\ndef f():\n    """Say\n    #."""\n\n    return \'#\'\n', True),
+        (b"x = 2\n\n\ndef f():\n    return '#'\n", False),
+        (b"x = 1\n\n\ndef f():\n    return '# '\n", False),
+        (b"x = 1\n\n\ndef f():\n  return '#'\n", False),
+        (b"print 'of Python 2'\n", False),
+    ],
+)
+def test_a_digest_tells_programs_apart_but_not_their_comments(text, same, tmp_path):
+    model = tmp_path / "model.py"
+    model.write_text("x = 1\ndef f():\n    return '#'\n")
+    path = tmp_path / "other.py"
+    path.write_bytes(text)
+    assert (digest(path) == digest(model)) == same
+    assert re.fullmatch("[0-9a-f]{12}", digest(path))
 
 
 def test_failing_jobs_are_tried_twice_and_reported_by_name_and_the_others_go_on(
