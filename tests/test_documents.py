@@ -193,6 +193,26 @@ def test_cells_that_were_measured_before_their_script_changed_are_named(tmp_path
     assert results.cells_of_older_scripts("classic") == said
 
 
+def test_a_cell_below_what_is_published_stands_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    reason = "the published one has a wider network"
+    (tmp_path / "choices.md").write_text(
+        "## Below what others publish\n\n| environment | script | reason |\n|---|---|---|\n"
+        f"| A-v4 | `sac.py` | {reason} |\n\n## Others\n\n| B-v4 | `sac.py` | of another table |\n"
+    )
+    report = tmp_path / "mujoco" / "report.md"
+    report.parent.mkdir()
+    report.write_text("- A-v4, sac: no seed 3, which others have\n")
+    assert results.below_list("mujoco") == ""
+    below = "evaluation 9,100 is below the highest published, 9,500 (they, v4, 10 seeds)"
+    report.write_text(f"- A-v4, sac-1m: {below}\n- B-v4, sac: {below}\n")
+    said = "evaluation 9,100, beside 9,500 (they, v4, 10 seeds)"
+    assert results.below_list("mujoco").splitlines() == [
+        f"- A-v4, sac-1m, {said}: {reason}.",
+        f"- B-v4, sac, {said}: no reason found yet.",
+    ]
+
+
 def test_a_figure_stands_in_one_document():
     """What is made by tools is left out: it is always that of the committed results."""
     assert figures("6,220 after 10,000 steps, 1,234,567 of 12,345.") == {

@@ -166,6 +166,30 @@ def cells_of_older_scripts(suite: str) -> str:
     return f"Measured with an older version of the script: {cells}.\n\n"
 
 
+def below_published(suite: str) -> list[tuple[str, str, str, str]]:
+    """Environment, algorithm, own and highest published figure of the cells that are below it."""
+    report = (RESULTS / suite / "report.md").read_text("utf-8")
+    note = r"^- (\S+), (\S+): (.*) is below the highest published, (.*)$"
+    return re.findall(note, report, re.M)
+
+
+def reasons() -> dict[tuple[str, str], str]:
+    """Why a cell is below what others publish: the table of choices.md."""
+    choices = (RESULTS / "choices.md").read_text("utf-8")
+    rows = section(choices, "Below what others publish")
+    found = re.findall(r"^\| (\S+) \| `(\S+)\.py` \| (.*) \|$", rows, re.M)
+    return {(env_id, script): reason for env_id, script, reason in found}
+
+
+def below_list(suite: str) -> str:
+    """A line for each cell below the highest published figure, with the reason; may be empty."""
+    lines = []
+    for env_id, algorithm, own, highest in below_published(suite):
+        reason = reasons().get((env_id, algorithm.removesuffix("-1m")), "no reason found yet")
+        lines.append(f"- {env_id}, {algorithm}, {own}, beside {highest}: {reason}.")
+    return "\n".join(lines)
+
+
 # ---------------------------------------------------------------- the picture of all curves
 
 
@@ -247,6 +271,8 @@ speed, and what to be careful about: [{suite}/report.md]({suite}/report.md). Mad
 """
     if published:
         text += f"\nWhat others report of the same algorithms after as many steps:\n\n{published}\n"
+    if below := below_list(suite):
+        text += f"\nBelow the highest of them:\n\n{below}\n"
     return text
 
 
