@@ -143,7 +143,10 @@ def empty_panel(groups: list[Group], axis: str, ylabel: str) -> figure:
 
 def draw_group(plot: figure, data: ColumnDataSource, group: Group, style: Style, axis: str) -> None:
     """Draw a group's curve, its interval, and what is shown under the pointer."""
-    curve = plot.line(axis, "iqm", source=data, color=style.colour, width=2, dash=style.dash)
+    if len(data.data["iqm"]) == 1:  # a single point is no line
+        curve = plot.scatter(axis, "iqm", source=data, color=style.colour, size=6)
+    else:
+        curve = plot.line(axis, "iqm", source=data, color=style.colour, width=2, dash=style.dash)
     curve.group = style.shown
     # A wide, invisible line, on which the pointer finds the curve.
     target = plot.line(axis, "iqm", source=data, name=group.algorithm, width=16, alpha=0)

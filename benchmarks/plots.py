@@ -86,7 +86,7 @@ def shared_threshold(groups: list) -> float | None:
 def draw_curves(ax, groups: list, colours: dict[str, str], axis: str) -> None:
     """Draw an environment's curves over "steps" or "seconds".
 
-    A curve starts at the bin in which all of its runs have begun.
+    A curve starts at the bin in which all of its runs have begun. A single point is a dot.
     """
     for group in groups:
         begun = slice(group.first_bin, None)
@@ -99,6 +99,8 @@ def draw_curves(ax, groups: list, colours: dict[str, str], axis: str) -> None:
             label=group.algorithm,
             linewidth=1.6,
             linestyle="--" if group.reference else "-",
+            marker="o" if len(x) == 1 else None,
+            markersize=4,
         )
         if group.band is not None:
             low, high = group.band[:, begun]

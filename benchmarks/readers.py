@@ -332,7 +332,9 @@ def describe_machine(manifest: dict) -> str:
     machine = manifest["machine"]
     hardware = f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('system')}"
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    return f"{hardware}, {manifest['workers']} jobs at once; {versions}"
+    workers = manifest["workers"]
+    jobs = "1 job" if workers == 1 else f"{workers} jobs"
+    return f"{hardware}, {jobs} at once; {versions}"
 
 
 # ---------------------------------------------------------------- reference CSVs

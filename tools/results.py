@@ -221,7 +221,13 @@ def draw_all(groups: dict[str, list[Group]]) -> Figure:
             begun = slice(group.first_bin, None)
             steps = group.steps[begun]
             ax.plot(
-                steps, group.iqm_curve[begun], color=colour, label=group.algorithm, linewidth=1.6
+                steps,
+                group.iqm_curve[begun],
+                color=colour,
+                label=group.algorithm,
+                linewidth=1.6,
+                marker="o" if len(steps) == 1 else None,  # a single point is no line
+                markersize=4,
             )
             if group.band is not None:
                 low, high = group.band[:, begun]

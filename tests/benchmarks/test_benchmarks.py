@@ -623,6 +623,21 @@ def test_a_curve_is_drawn_from_where_all_of_its_seeds_have_begun(tmp_path):
     assert ax.lines[0].get_xdata()[0] == 345 and len(group.iqm_curve) == BINS
 
 
+def test_a_curve_of_a_single_point_is_seen(tmp_path):
+    """All first episodes of a short training can end in one step. A line of one point is none."""
+    write_log(tmp_path / "A-v0__short__1__1", [(1000, 5, 1)])
+    write_log(tmp_path / "A-v0__long__1__1", straight_line(1))
+    curves, _ = read_curves((tmp_path,), None)
+    groups = group_curves(curves, None, of_returns=True)["A-v0"]
+    ax = Figure().subplots()
+    draw_curves(ax, groups, {"short": "black", "long": "black"}, "steps")
+    markers = {line.get_label(): line.get_marker() for line in ax.lines}
+    assert markers == {"short": "o", "long": "None"}
+    for plot in make_panels(groups, make_styles(groups), "return"):
+        shapes = [type(renderer.glyph).__name__ for renderer in plot.renderers]
+        assert shapes.count("Scatter") == 1
+
+
 @pytest.mark.parametrize("env_id, gymnasiums", [("CartPole-v1", 475), ("Pendulum-v1", None)])
 def test_thresholds_are_the_suites_for_its_own_algorithms_and_gymnasiums_for_others(
     tmp_path, env_id, gymnasiums
