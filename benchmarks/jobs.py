@@ -17,7 +17,7 @@ import tokenize
 import tomllib
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,6 +72,7 @@ CELL_ENTRIES = {
 }
 MANIFEST = "manifest.json"
 UNFINISHED_MANIFEST = "manifest.tmp"  # while it is being written
+CHECKPOINT = "checkpoint.pt"  # what a script's --resume goes on from
 LONGEST_FILE_NAME = 255  # bytes
 MAX_SEEDS = 10_000  # of a cell: more are a slip of the pen
 MANIFEST_IDENTITY = {"env_id": NAME, "algorithm": NAME, "seed": WHOLE_NUMBER}
@@ -83,6 +84,7 @@ MANIFEST_FACTS = {
     "versions": TABLE,
     "machine": TABLE,
     "workers": COUNT,
+    "resumed": COUNT,
     "start": TEXT,
     "end": TEXT,
 }
@@ -342,6 +344,32 @@ def begin_attempt(job: Job, attempt: int, facts: dict) -> None:
             remove(path)
 
 
+def can_go_on(job: Job, facts: dict) -> bool:
+    """Whether an interrupted attempt has left a checkpoint that the job can go on from.
+
+    It goes on with the same command, script and packages, or not at all: a run has one of each.
+    """
+    manifest = job.manifest()
+    if not job.writes_summary or not (job.dir / CHECKPOINT).is_file():
+        return False
+    interrupted = "complete" in manifest and "exit_status" not in manifest
+    same = (
+        manifest.get("command") == list(job.command)
+        and manifest.get("script") == digest(job.script)
+        and manifest.get("versions") == facts["versions"]
+    )
+    return interrupted and same
+
+
+def continue_attempt(job: Job, facts: dict) -> Job:
+    """Record that an interrupted attempt goes on. Returns the job with the command that does so."""
+    manifest = job.manifest()
+    resumed = manifest.get("resumed", 0) + 1
+    write_manifest(job, {**manifest, **facts, "resumed": resumed})
+    program = job.command[: job.command.index(job.script) + 1]
+    return replace(job, command=(*program, "--resume", "."))
+
+
 def end_attempt(job: Job, exit_status: int) -> bool:
     """Record how an attempt has ended, and return whether it did what it should."""
     has_summary = (job.dir / "summary.json").exists()
@@ -471,7 +499,7 @@ def tell(watchman: subprocess.Popen, message: str) -> None:
 
 
 def start_process(watchman: subprocess.Popen, job: Job) -> LocalProcess:
-    """Start a job on this machine, in its own folder. Its output goes to log.txt there."""
+    """Start a job on this machine, in its own folder. Its output is added to log.txt there."""
     command = resolve(job.command)
     mark = uuid.uuid4().hex
     environment = {
@@ -480,7 +508,7 @@ def start_process(watchman: subprocess.Popen, job: Job) -> LocalProcess:
         "OMP_NUM_THREADS": "1",
     }
     tell(watchman, f"start {mark}")
-    with (job.dir / "log.txt").open("w", encoding="utf-8") as log:
+    with (job.dir / "log.txt").open("a", encoding="utf-8") as log:
         process = LocalProcess(
             command,
             mark,

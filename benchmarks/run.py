@@ -21,7 +21,9 @@ from .files import check_encodable, check_folder, explain
 from .jobs import (
     Job,
     begin_attempt,
+    can_go_on,
     check_may_be_cleared,
+    continue_attempt,
     end_attempt,
     local_processes,
     read_suite,
@@ -47,12 +49,17 @@ class Execution:
         workers: int,
         facts: dict,
         bar: tqdm,
+        resumes: bool,
     ):
-        """`facts` are what every job's manifest says of the machine; `bar` counts the jobs."""
+        """`facts` are what every job's manifest says of the machine; `bar` counts the jobs.
+
+        `resumes`: an interrupted job goes on from its checkpoint, if it has one.
+        """
         self.start_job = start_job
         self.workers = workers
         self.facts = facts
         self.bar = bar
+        self.resumes = resumes
         self.waiting = collections.deque(jobs)
         self.running: dict[Job, subprocess.Popen] = {}
         self.attempts = collections.Counter()
@@ -76,9 +83,13 @@ class Execution:
         while self.waiting and len(self.running) < self.workers:
             job = self.waiting.popleft()
             self.attempts[job] += 1
-            begin_attempt(job, self.attempts[job], self.facts)
+            if self.resumes and can_go_on(job, self.facts):
+                to_start = continue_attempt(job, self.facts)
+            else:
+                begin_attempt(job, self.attempts[job], self.facts)
+                to_start = job
             try:
-                self.running[job] = self.start_job(job)
+                self.running[job] = self.start_job(to_start)
             except OSError as error:  # the system cannot run this program
                 (job.dir / "log.txt").write_text(explain(error), encoding="utf-8")
                 self.record_end(job, CANNOT_RUN)
@@ -264,4 +275,6 @@ def run_jobs(jobs: list[Job], options: RunOptions, suite_dir: Path) -> int:
     )
     with back_end(options, suite_dir) as start_job, bar:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray, which sets its own
-        return Execution(jobs, start_job, workers, facts, bar).run()
+        # Ray runs a job in a temporary folder, where an interrupted one leaves nothing.
+        resumes = options.backend == "local"
+        return Execution(jobs, start_job, workers, facts, bar, resumes).run()

@@ -11,7 +11,7 @@ from helpers import ROOT
 FAKE_SCRIPT = """
 import argparse, os, pathlib, sys, time
 parser = argparse.ArgumentParser()
-for flag in ("--env-id", "--seed", "--total-timesteps", "--run-dir"):
+for flag in ("--env-id", "--seed", "--total-timesteps", "--run-dir", "--resume"):
     parser.add_argument(flag)
 parser.add_argument("--seconds", type=float, default=0)
 args = parser.parse_args()
@@ -27,7 +27,7 @@ if args.env_id == "Fails-v0" or args.env_id == "FailsOnce-v0" and not tried.exis
     tried.touch()
     sys.exit("this went wrong")
 if args.env_id != "Silent-v0":
-    pathlib.Path(args.run_dir, "summary.json").write_text("{}")
+    pathlib.Path(args.run_dir or args.resume, "summary.json").write_text("{}")
 """
 
 

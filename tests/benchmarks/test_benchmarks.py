@@ -6,6 +6,7 @@ import importlib
 import json
 import random
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -162,6 +163,55 @@ def test_interrupted_and_one_at_a_time(suite, harness, tmp_path, number, status)
     assert process.wait(20) == status
     wait_for(lambda: not jobs_alive(tmp_path), seconds=2)
     assert not any(manifest["complete"] for manifest in manifests(tmp_path).values())
+
+
+@pytest.mark.parametrize(
+    "change, goes_on",
+    [
+        ({}, True),
+        ({"exit_status": 1}, False),  # it has failed
+        ({"script": "0123456789ab"}, False),
+        ({"versions": {"python": "2.7"}}, False),
+        ({"command": ["python", "other.py"]}, False),
+    ],
+)
+def test_an_interrupted_job_goes_on_from_its_checkpoint(suite, harness, tmp_path, change, goes_on):
+    path = suite("A-v0", seeds="1")
+    harness("run", path)
+    folder = tmp_path / "runs/s/A-v0__fake__1"
+    [manifest] = manifests(tmp_path).values()
+    for entry in ("exit_status", "end"):
+        del manifest[entry]
+    interrupted = {**manifest, "complete": False, **change}
+    (folder / "manifest.json").write_text(json.dumps(interrupted))
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint.pt").touch()
+    assert harness("run", path).returncode == 0
+    assert jobs_run(tmp_path)[1:] == ["None None None 1" if goes_on else "A-v0 1 9 1"]
+    assert (folder / "checkpoint.pt").exists() == goes_on
+    [again] = manifests(tmp_path).values()
+    assert again["complete"] and again["command"] == manifest["command"]
+    assert again.get("resumed") == (1 if goes_on else None)
+    assert (again["start"] == manifest["start"]) or not goes_on
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_of_a_real_script_goes_on(harness, tmp_path):
+    path = tmp_path / "s.toml"
+    cell = '{ env_id = "CartPole-v1", script = "a2c.py", steps = 50_000 }'
+    path.write_text(f'seeds = "1"\ncells = [{cell}]')
+    folder = tmp_path / "runs/s/CartPole-v1__a2c__1"
+    process = harness("run", path, wait=False)
+    wait_for(lambda: (folder / "checkpoint.pt").exists(), process=process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert not (folder / "summary.json").exists()
+    assert harness("run", path).returncode == 0
+    assert ", from step " in (folder / "log.txt").read_text()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["global_step"] >= 50_000
+    [manifest] = manifests(tmp_path).values()
+    assert manifest["complete"] and manifest["resumed"] == 1
 
 
 @pytest.mark.parametrize("number, status", INTERRUPTIONS)
