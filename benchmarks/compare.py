@@ -1,5 +1,6 @@
 """Compare learning curves: write tables, pictures and CSV files of all runs."""
 
+import collections
 import csv
 import shlex
 import sys
@@ -126,13 +127,17 @@ def below_threshold(results: list[Result]) -> list[str]:
 
 
 def measurements(curves: list[Curve]) -> list[str]:
-    """With what the runs were measured, a sentence each, where that is known."""
-    sentences = set()
+    """With what the runs were measured, a sentence for each machine, where that is known."""
+    commits = collections.defaultdict(set)  # those measured with the same
     for curve in curves:
         if curve.measured_with is not None:
-            commit = curve.manifest["commit"] or "unknown"
-            sentences.add(f"Measured at commit {commit}: {curve.measured_with}.")
-    return sorted(sentences)
+            commits[curve.measured_with].add(curve.manifest["commit"] or "unknown")
+    sentences = []
+    for measured_with, its_commits in sorted(commits.items()):
+        noun = "commit" if len(its_commits) == 1 else "commits"
+        names = ", ".join(sorted(its_commits))
+        sentences.append(f"Measured at {noun} {names}: {measured_with}.")
+    return sentences
 
 
 # ---------------------------------------------------------------- scores

@@ -251,7 +251,7 @@ def suite_section(suite: str) -> str:
     """A suite's results: what was run, with what, the evaluations, the pictures, the published."""
     report = (RESULTS / suite / "report.md").read_text("utf-8")
     command = re.search(r"^    (python -m benchmarks compare .*)$", report, re.M).group(1)
-    measured = "\n".join(re.findall(r"^Measured at commit .*$", report, re.M))
+    measured = "\n".join(re.findall(r"^Measured at commits? .*$", report, re.M))
     env_ids = dict.fromkeys(row["environment"] for row in read_csv(RESULTS / suite / "table.csv"))
     named = picture_names(list(env_ids)).items()
     pictures = ", ".join(f"[{env_id}]({suite}/{name})" for env_id, name in named)

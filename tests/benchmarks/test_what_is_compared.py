@@ -212,6 +212,17 @@ def test_runs_and_their_report_where_the_commit_is_unknown(tmp_path):
         assert run["script"] == "0123456789ab"
 
 
+def test_what_was_measured_with_the_same_is_said_once(tmp_path):
+    for seed, commit in enumerate(("b" * 40, "a" * 40, "b" * 40), start=1):
+        manifest = job_manifest("Acrobot-v1", "x", seed, **{**MEASURED, "commit": commit})
+        folder = tmp_path / "runs" / f"Acrobot-v1__x__{seed}"
+        write_log(folder, straight_line(-0.1), manifest=manifest)
+    compare_runs(CompareOptions((tmp_path / "runs",), out=tmp_path / "out"))
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("Measured at") == 1
+    assert f"Measured at commits {'a' * 40}, {'b' * 40}: abacus" in report
+
+
 def test_seeds_of_another_choice_are_not_missing(tmp_path):
     for algorithm, seeds in (("x", (1, 2, 3)), ("y", (1, 3)), ("z", (11, 12))):
         for seed in seeds:
