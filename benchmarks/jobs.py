@@ -349,9 +349,9 @@ def can_go_on(job: Job, facts: dict) -> bool:
 
     It goes on with the same command, script and packages, or not at all: a run has one of each.
     """
-    manifest = job.manifest()
     if not job.writes_summary or not (job.dir / CHECKPOINT).is_file():
         return False
+    manifest = job.manifest()
     interrupted = "complete" in manifest and "exit_status" not in manifest
     same = (
         manifest.get("command") == list(job.command)
